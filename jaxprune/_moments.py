@@ -1,0 +1,57 @@
+"""Forgetting what an optimizer remembers of dead weights."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxprune._masks import map_masked
+from jaxprune._paths import leaf_name, leaf_names
+from jaxprune._types import Mask, Params
+
+
+def reset_moments(
+    inner_state: optax.OptState, params: Params, mask: Mask
+) -> optax.OptState:
+    """Zeroes what an optimizer remembers of dead weights.
+
+    A leaf of `inner_state` belongs to a parameter when its path ends with the
+    parameter's path and its shape is the parameter's: true of mu, nu, traces and shadow
+    copies, false of counts and factored statistics, which are left alone. `prune` does
+    not need it; it is for schedules that revive weights and for optimizers that keep a
+    copy of the params, such as `schedule_free`.
+
+    Args:
+      inner_state: the state of any optax transformation.
+      params: the parameters it was made for.
+      mask: dead weights are False; `None` leaves are not touched.
+    """
+    # Leaves that are never pruned count too, for they own their moments.
+    whole = map_masked(lambda p, m: m, params, mask, elsewhere=lambda p: None)
+    owners = jax.tree.leaves(jax.tree.map(_Owner, params, leaf_names(params), whole))
+    # The longest path first, so that "a/kernel" is not taken for "kernel".
+    owners.sort(key=lambda owner: -len(owner.path))
+
+    def at_leaf(path: tuple[Any, ...], leaf: Any) -> Any:
+        name = tuple(leaf_name(path).split("/"))
+        for owner in owners:
+            if (
+                name[len(name) - len(owner.path) :] == owner.path
+                and getattr(leaf, "shape", None) == owner.shape
+            ):
+                return owner.reset(leaf)
+        return leaf
+
+    return jax.tree_util.tree_map_with_path(at_leaf, inner_state)
+
+
+class _Owner:  # not a pytree, so that it is a leaf
+    def __init__(self, p: Any, name: str, mask: Any):
+        self.path = tuple(name.split("/")) if name else ()  # params may be one array
+        self.shape, self.mask = p.shape, mask
+
+    def reset(self, leaf: Any) -> Any:
+        if self.mask is None:
+            return leaf
+        return jnp.where(self.mask, leaf, jnp.zeros_like(leaf))

@@ -1,0 +1,45 @@
+"""Penalties on live weights, to be added to a loss."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxprune._masks import map_masked
+from jaxprune._types import Mask, Params
+
+
+def l1(params: Params, mask: Mask) -> Float[Array, ""]:
+    r"""Sums :math:`|w|` over the live prunable weights, in float32.
+
+    >>> l1({"w": jnp.array([1.0, -2.0, 4.0])}, {"w": jnp.array([True, True, False])})
+    Array(3., dtype=float32)
+
+    Source:
+      Han et al. 2015 (arXiv:1506.02626), section 3.1: L1 is the better one right after
+      pruning, L2 after retraining.
+    """
+    return _total(jnp.abs, params, mask)
+
+
+def l2(params: Params, mask: Mask) -> Float[Array, ""]:
+    r"""Sums :math:`w^2 / 2` over the live prunable weights, in float32.
+
+    The half makes its gradient `w`, so that the strength reads as a weight decay.
+
+    >>> l2({"w": jnp.array([1.0, -2.0, 4.0])}, {"w": jnp.array([True, True, False])})
+    Array(2.5, dtype=float32)
+
+    Source:
+      As `l1`.
+    """
+    return _total(lambda w: jnp.square(w) / 2, params, mask)
+
+
+def _total(f, params: Params, mask: Mask) -> Float[Array, ""]:
+    def at_leaf(w: Any, m: Any) -> Array:
+        return jnp.sum(jnp.where(m, f(jnp.asarray(w, jnp.float32)), 0))
+
+    terms = map_masked(at_leaf, params, mask, elsewhere=lambda w: None)
+    return jax.tree.reduce(jnp.add, terms, jnp.zeros((), jnp.float32))

@@ -1,0 +1,151 @@
+"""The optax wrapper: prunes weights while an inner optimizer trains the rest."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, PyTree
+
+from jaxprune._masks import apply_mask, check_mask, dense_mask, map_masked
+from jaxprune._types import Mask, MaskSchedule, Params, Step
+
+
+class PruneState(NamedTuple):
+    """What `prune` carries from one update to the next.
+
+    Find it in any optimizer state with `optax.tree.get(opt_state, "PruneState")`, or
+    its mask alone with `get_mask`.
+
+    Attributes:
+      step: updates made so far, an int32 scalar, saturating.
+      mask: which weights are alive after the last update.
+      inner_state: the wrapped optimizer's own state, untouched.
+    """
+
+    step: Step
+    mask: Mask
+    inner_state: optax.OptState
+
+
+def prune(
+    inner: optax.GradientTransformation,
+    schedule: MaskSchedule,
+    mask: PyTree | Callable[[Params], Mask] | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Prunes weights while `inner` trains the rest.
+
+    Each update asks `schedule` for the mask, hides the gradients of dead weights from
+    `inner`, and returns minus the value of every dead weight, so that
+    `optax.apply_updates` leaves exactly +0 there whatever `inner` does: momentum,
+    weight decay and noise included. Place it last in an `optax.chain`; wrap the inner
+    optimizer, not this one, in `optax.inject_hyperparams`.
+
+    Updates come in the wider of the parameter's dtype and the inner update's, for minus
+    the parameter must be exact. A NaN weight stays NaN when it dies (NaN - NaN).
+
+    Args:
+      inner: any optax transformation whose updates are added to the params.
+      schedule: gives the mask at each step. It sees params before this update and, as
+        `grads`, the unmasked gradients.
+      mask: the first mask, or a function that makes it from params; the default is
+        `dense_mask`. Pass a function inside `optax.partition` or `optax.masked`, where
+        only a part of the params is seen.
+
+    Returns:
+      A transformation whose state is a `PruneState`. Extra arguments of `update` reach
+      both `schedule` and `inner`.
+
+    Raises:
+      ValueError: when `update` is called without params, or the mask does not fit them.
+
+    Source:
+      Han et al. 2015 (arXiv:1506.02626), section 3. The update that cancels the
+      parameter is the device of `optax.keep_params_nonnegative`.
+    """
+    inner = optax.with_extra_args_support(inner)
+
+    def init_fn(params: Params) -> PruneState:
+        return PruneState(
+            step=jnp.zeros([], jnp.int32),
+            mask=_first_mask(params, mask),
+            inner_state=inner.init(params),
+        )
+
+    def update_fn(
+        updates: PyTree,
+        state: PruneState,
+        params: Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[PyTree, PruneState]:
+        if params is None:
+            raise ValueError(
+                "prune: params is None, expected the parameters that the updates will "
+                "be added to; call update(grads, state, params)."
+            )
+        check_mask(params, state.mask)
+        # The schedule sees raw gradients (they tell what a dead weight would be worth),
+        # the inner optimizer masked ones (clipping and moments are of live weights).
+        extra = {**extra_args, "grads": updates}
+        new_mask = schedule(params, state.mask, state.step, **extra)
+        live_grads = map_masked(
+            lambda g, m: jnp.where(m, g, jnp.zeros_like(g)), updates, new_mask
+        )
+        updates, inner_state = inner.update(
+            live_grads, state.inner_state, params, **extra_args
+        )
+        updates = map_masked(_live_or_cancel, updates, new_mask, params)
+        step = jnp.asarray(optax.safe_increment(state.step))
+        return updates, PruneState(step, new_mask, inner_state)
+
+    return optax.GradientTransformationExtraArgs(init_fn, cast(Any, update_fn))
+
+
+def _live_or_cancel(u: Array, m: Array, p: Array) -> Array:
+    # x + (-x) is +0 for every finite x, if -x is not rounded on its way there.
+    dtype = jnp.promote_types(u.dtype, p.dtype)
+    return jnp.where(m, u.astype(dtype), -p.astype(dtype))
+
+
+def _first_mask(params: Params, mask: Any) -> Mask:
+    if mask is None:
+        return dense_mask(params)
+    # An equinox module that serves as a mask is callable, but it is no leaf.
+    if callable(mask) and jax.tree_util.all_leaves([mask]):
+        mask = mask(params)
+    check_mask(params, mask)
+    # A copy, so that donating the optimizer state leaves the caller's mask alone.
+    return jax.tree.map(lambda m: jnp.array(m, copy=True), mask)
+
+
+def prune_now(
+    params: Params,
+    schedule: MaskSchedule,
+    mask: PyTree | Callable[[Params], Mask] | None = None,
+    *,
+    step: int = 0,
+    **extra: Any,
+) -> tuple[Params, Mask]:
+    """Prunes trained params in one shot, with no optimizer.
+
+    Args:
+      params: trained params.
+      schedule: for instance `to_sparsity(magnitude, 0.9)`.
+      mask: as in `prune`: what is alive before; the default is `dense_mask`.
+      step: what the schedule is told the step is.
+      **extra: what the schedule or its criterion asks for, such as `grads`.
+
+    Returns:
+      Pruned params, and the mask.
+
+    Raises:
+      ValueError: if the mask does not fit the params.
+    """
+
+    @jax.jit
+    def run(params: Params, mask: Mask, extra: Any) -> tuple[Params, Mask]:
+        mask = schedule(params, mask, jnp.asarray(step, jnp.int32), **extra)
+        return apply_mask(params, mask), mask
+
+    return run(params, _first_mask(params, mask), extra)

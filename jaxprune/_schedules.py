@@ -1,0 +1,105 @@
+"""Schedules: when a mask changes. What it changes to is `_thresholds`."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxprune._types import Mask, MaskSchedule, Params, Step
+
+
+def hold(params: Params, mask: Mask, step: Step, **extra: Any) -> Mask:
+    """Returns the mask as it came: no pruning, or no more of it."""
+    del params, step, extra
+    return mask
+
+
+def once(step: int, schedule: MaskSchedule) -> MaskSchedule:
+    """Runs `schedule` at one step only.
+
+    Args:
+      step: the step at which the mask changes, counted from 0.
+      schedule: the schedule to run.
+
+    Raises:
+      ValueError: if `step` is negative.
+    """
+    if step < 0:
+        raise ValueError(f"step is {step}, expected at least 0.")
+    return _when(lambda now: now == step, schedule)
+
+
+def every(
+    period: int, schedule: MaskSchedule, *, begin: int = 0, end: int | None = None
+) -> MaskSchedule:
+    """Runs `schedule` at steps begin, begin + period, ... up to and including `end`.
+
+    On other steps the mask is returned as it came, and the inner schedule costs
+    nothing; under `vmap`, at steps at which no member of the batch is due.
+
+    Args:
+      period: optimizer steps between mask updates, at least 1.
+      schedule: the schedule to run.
+      begin: the first step, counted from 0.
+      end: the last step at which the mask may change; `None` for no last step.
+
+    Raises:
+      ValueError: if `period` < 1, `begin` < 0 or `end` < `begin`.
+    """
+    if period < 1:
+        raise ValueError(f"period is {period}, expected at least 1.")
+    if begin < 0:
+        raise ValueError(f"begin is {begin}, expected at least 0.")
+    if end is not None and end < begin:
+        raise ValueError(f"end is {end}, expected at least begin, {begin}.")
+
+    def due(now: Step) -> Array | bool:
+        on = (now >= begin) & ((now - begin) % period == 0)
+        return on if end is None else on & (now <= end)
+
+    return _when(due, schedule)
+
+
+def then(*pairs: tuple[int, MaskSchedule]) -> MaskSchedule:
+    """Runs one schedule after the other: `(until, schedule), ...`.
+
+    A pair is in force at steps before its `until`, and from the `until` of the pair in
+    front of it on. After the last `until` the mask is held. Every schedule sees the
+    step itself, not the time since it began.
+
+    Args:
+      *pairs: at least one; the `until` of each, in steps, larger than the one before.
+
+    Raises:
+      ValueError: if there is no pair, or the steps do not increase from above 0.
+    """
+    untils = [until for until, _ in pairs]
+    if not pairs or any(b <= a for a, b in zip([0, *untils], untils, strict=False)):
+        raise ValueError(
+            f"then() got the steps {untils}, expected at least one, increasing from "
+            "above 0: then((1000, a), (2000, b))."
+        )
+
+    def schedule(params: Params, mask: Mask, step: Step, **extra: Any) -> Mask:
+        branches = [
+            lambda s=s: s(params, mask, step, **extra)
+            for s in (*(s for _, s in pairs), hold)
+        ]
+        index = jnp.sum(jnp.asarray(step) >= jnp.asarray(untils), dtype=jnp.int32)
+        return jax.lax.switch(index, branches)
+
+    return schedule
+
+
+def _when(due: Any, inner: MaskSchedule) -> MaskSchedule:
+    def schedule(params: Params, mask: Mask, step: Step, **extra: Any) -> Mask:
+        # A loop of at most one turn. Unlike the branches of `lax.cond`, it leaves the
+        # mask in place when there is nothing to do, where they copy it at every step.
+        def turn(state: Any) -> Any:
+            return inner(params, state[0], step, **extra), jnp.zeros((), bool)
+
+        start = (mask, jnp.asarray(due(step)))
+        return jax.lax.while_loop(lambda state: state[1], turn, start)[0]
+
+    return schedule
