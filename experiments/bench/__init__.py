@@ -1,0 +1,1 @@
+"""Benchmarks: one command and one CSV each, with the hardware named."""

@@ -1,0 +1,283 @@
+"""Times the choice of a mask, 90% by magnitude, beside sorting and partitioning.
+
+    python -m experiments.bench.select
+
+Trees of normal weights with the layer shapes of LeNet-5, AlexNet and VGG-16; biases
+are not pruned and left out. One run, all methods in turn. The floor is a jitted
+function that reads each weight once and writes one byte: nothing that makes a mask
+can be faster. jaxprune and the floor are whole jitted calls, dispatch included; NumPy
+and PyTorch work on host arrays that are there beforehand. The masks are compared
+beforehand, which warms each method up (the full sort of the larger trees is called
+once in all): they must agree with np.partition's, or the run stops.
+
+Memory is bytes a weight, mask included, beyond the weights and the mask there was.
+Of compiled functions it is XLA's own account, temporaries and output; of the others
+the rise of the process's peak resident memory during one call (Linux; else blank).
+"""
+
+import importlib
+import importlib.util
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+import jaxprune
+from experiments.bench._common import hardware, write_csv
+
+
+SPARSITY = 0.9
+SHAPES: dict[str, list[tuple[int, ...]]] = {
+    "lenet5": [(5, 5, 1, 20), (5, 5, 20, 50), (800, 500), (500, 10)],
+    "alexnet": [
+        (11, 11, 3, 96), (5, 5, 48, 256), (3, 3, 256, 384), (3, 3, 192, 384),
+        (3, 3, 192, 256), (9216, 4096), (4096, 4096), (4096, 1000),
+    ],
+    "vgg16": [
+        (3, 3, 3, 64), (3, 3, 64, 64), (3, 3, 64, 128), (3, 3, 128, 128),
+        (3, 3, 128, 256), (3, 3, 256, 256), (3, 3, 256, 256), (3, 3, 256, 512),
+        *[(3, 3, 512, 512)] * 5, (25088, 4096), (4096, 4096), (4096, 1000),
+    ],
+}  # fmt: skip
+Size = Literal["lenet5", "alexnet", "vgg16"]
+SCOPES: tuple[Literal["leaf"], Literal["global"]] = ("leaf", "global")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Flags of the benchmark."""
+
+    sizes: tuple[Size, ...] = ("lenet5", "alexnet", "vgg16")
+    """Trees to time."""
+    repeats: int = 7
+    """Timed calls of each method; twenty times as many for lenet5, one for a full sort
+    of the larger trees, and at most two for NumPy and PyTorch there."""
+    sort: bool = True
+    """Time the full sort too: minutes at the larger sizes."""
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path(
+        "experiments/results/bench_select.csv"
+    )
+    """The CSV to write."""
+
+
+@dataclass
+class Method:
+    """One row: what is called, how often, and what it costs."""
+
+    scope: str
+    name: str
+    call: Callable[[], Any]
+    repeats: int
+    memory: float | None
+    seconds: list[float]
+
+
+def dead_of(size: int) -> int:
+    """Gives how many of `size` weights die: jaxprune's integer rule."""
+    return (round(float(np.float32(SPARSITY)) * 2**24) * size + 2**23) >> 24
+
+
+def floor(weights: list[jax.Array]) -> list[jax.Array]:
+    """Reads each weight once and writes one byte for it."""
+    return [jnp.abs(w) >= 0.05 for w in weights]
+
+
+def full_sort(weights: list[jax.Array], groups: list[list[int]]) -> list[jax.Array]:
+    """Sorts all magnitudes of a group, then cuts at the wanted one."""
+    masks = []
+    for group in groups:
+        flat = [jnp.abs(weights[i]).ravel() for i in group]
+        joined = jnp.sort(flat[0] if len(flat) == 1 else jnp.concatenate(flat))
+        cut = joined[dead_of(joined.size)]
+        masks += [jnp.abs(weights[i]) >= cut for i in group]
+    return masks
+
+
+def np_partition(weights: list[np.ndarray], groups: list[list[int]]) -> list:
+    """Partitions a copy of all magnitudes of a group."""
+    masks = []
+    for group in groups:
+        each = [np.abs(weights[i]).ravel() for i in group]
+        flat = each[0] if len(each) == 1 else np.concatenate(each)
+        d = dead_of(flat.size)
+        flat.partition(d)
+        masks += [np.abs(weights[i]) >= flat[d] for i in group]
+    return masks
+
+
+def torch_kthvalue(torch: Any, weights: list[Any], groups: list[list[int]]) -> list:
+    """As np_partition, with torch.kthvalue."""
+    masks = []
+    for group in groups:
+        flat = [weights[i].abs().ravel() for i in group]
+        joined = flat[0] if len(flat) == 1 else torch.cat(flat)
+        cut = torch.kthvalue(joined, dead_of(joined.numel()) + 1).values
+        masks += [weights[i].abs() >= cut for i in group]
+    return masks
+
+
+def compiled_bytes(executable: Any) -> int:
+    """Gives the temporaries and outputs of a compiled function, in bytes."""
+    account = executable.memory_analysis()
+    return account.temp_size_in_bytes + account.output_size_in_bytes
+
+
+def peak_rise(call: Callable[[], Any]) -> tuple[Any, float | None]:
+    """Calls; with the bytes by which that raised the peak resident memory."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        before = _status("VmRSS")
+        result = call()
+        return result, max(0, _status("VmHWM") - before)
+    except OSError:
+        return call(), None
+
+
+def _status(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return 1024 * int(line.split()[1])
+    raise OSError(f"/proc/self/status has no {field}")
+
+
+def methods(size: str, settings: Settings, console: Console) -> list[Method]:
+    """Makes what is timed on one tree, compiled, warm, and checked for agreement."""
+    rng = np.random.default_rng(0)
+    host = [
+        rng.standard_normal(shape, dtype=np.float32)
+        * np.float32(math.sqrt(2 / math.prod(shape[:-1])))
+        for shape in SHAPES[size]
+    ]
+    params = [jnp.asarray(w) for w in host]
+    mask, step = jaxprune.dense_mask(params), jnp.int32(0)
+    small = size == "lenet5"
+    often = settings.repeats * (20 if small else 1)
+    fewer = often if small else min(2, often)
+    each, together = [[i] for i in range(len(host))], [list(range(len(host)))]
+    made: list[Method] = []
+
+    def add_jitted(scope: str, name: str, jitted: Any, *args: Any) -> Any:
+        need = compiled_bytes(jitted.lower(*args).compile())
+        call = lambda: jax.block_until_ready(jitted(*args))
+        made.append(Method(scope, name, call, often, need, []))
+        return call()
+
+    def add_host(scope: str, name: str, call: Callable[[], Any]) -> Any:
+        result, need = peak_rise(call)
+        # In small calls the allocator reuses what it has.
+        made.append(Method(scope, name, call, fewer, None if small else need, []))
+        return result
+
+    console.print(f"{size}: compiling, and comparing the masks")
+    add_jitted("-", "floor", jax.jit(floor), params)
+    torch = None
+    if importlib.util.find_spec("torch"):
+        # Else its threads spin after a call, on the cores that the next method needs.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        torch = importlib.import_module("torch")
+    for scope, groups in zip(SCOPES, (each, together), strict=True):
+        call = lambda groups=groups: np_partition(host, groups)
+        expected = add_host(scope, "np.partition", call)
+        schedule = jaxprune.to_sparsity(jaxprune.magnitude, SPARSITY, scope=scope)
+        got = add_jitted(scope, "jaxprune", jax.jit(schedule), params, mask, step)
+        _agree(got, expected, f"jaxprune, {size}, {scope}")
+        if torch is not None:
+            tensors = [torch.from_numpy(w) for w in host]
+            call = lambda g=groups, t=tensors: torch_kthvalue(torch, t, g)
+            got = add_host(scope, "torch.kthvalue", call)
+            _agree(got, expected, f"torch.kthvalue, {size}, {scope}")
+        if settings.sort:
+            sort = lambda weights, groups=groups: full_sort(weights, groups)
+            run = jax.jit(sort).lower(params).compile()
+            call = lambda run=run: jax.block_until_ready(run(params))
+            repeats = often if small else 1
+            method = Method(scope, "full sort", call, repeats, compiled_bytes(run), [])
+            made.append(method)
+            if small:
+                _agree(call(), expected, f"full sort, {size}, {scope}")
+    return made
+
+
+def _agree(got: Any, expected: list, what: str) -> None:
+    for a, b in zip(got, expected, strict=True):
+        if not np.array_equal(np.asarray(a), b):
+            raise RuntimeError(f"{what}: the mask is not that of np.partition.")
+
+
+def run(made: list[Method], *, warm: bool) -> None:
+    """Calls the methods in turn, every second round in reverse order.
+
+    With `warm`, an untimed call of the same method comes before each timed one, so
+    that a small tree is in the cache whoever went before.
+    """
+    for turn in range(max(m.repeats for m in made)):
+        for method in made[:: 1 if turn % 2 == 0 else -1]:
+            if turn < method.repeats:
+                if warm:
+                    method.call()
+                start = time.perf_counter()
+                method.call()
+                method.seconds.append(time.perf_counter() - start)
+
+
+def rows_of(size: str, made: list[Method]) -> list[dict[str, Any]]:
+    """Gives a row for each method: medians, ratios to the floor, memory."""
+    weights = sum(math.prod(shape) for shape in SHAPES[size])
+    base = statistics.median(made[0].seconds)
+    return [
+        {
+            "tree": size,
+            "weights": weights,
+            "scope": m.scope,
+            "method": m.name,
+            "median_ms": f"{statistics.median(m.seconds) * 1e3:.3f}",
+            "min_ms": f"{min(m.seconds) * 1e3:.3f}",
+            "times_floor": f"{statistics.median(m.seconds) / base:.2f}",
+            "bytes_per_weight": "" if m.memory is None else f"{m.memory / weights:.2f}",
+            "calls": len(m.seconds),
+        }
+        for m in made
+    ]
+
+
+def main(settings: Settings) -> None:
+    """Runs the benchmark, prints the table and writes the CSV."""
+    if settings.repeats < 1:
+        raise ValueError(f"repeats is {settings.repeats}, expected at least 1.")
+    console = Console()
+    machine = hardware()
+    rows = []
+    for size in settings.sizes:
+        made = methods(size, settings, console)
+        run(made, warm=size == "lenet5")
+        rows += rows_of(size, made)
+        write_csv(settings.out, [row | machine for row in rows])
+    title = f"Mask to {SPARSITY:.0%} sparsity by magnitude"
+    caption = ", ".join(f"{k} {v}" for k, v in machine.items())
+    table = Table(title=title, caption=caption)
+    names = {
+        "tree": "tree", "scope": "scope", "method": "method", "median_ms": "ms",
+        "times_floor": "x floor", "bytes_per_weight": "bytes/weight", "calls": "calls",
+    }  # fmt: skip
+    for key, name in names.items():
+        text = key in ("tree", "scope", "method")
+        table.add_column(name, justify="left" if text else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*[str(row[key]) for key in names])
+    console.print(table)
+    console.print(f"Written to {settings.out}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))

@@ -1,0 +1,179 @@
+"""What pruning adds to a training step: time and memory, beside the dense step.
+
+    python -m experiments.bench.step
+
+Each pruned step is timed in turn with the dense one and the ratio of the pairs is
+taken, in steady state: the schedule prunes every 100 steps, and the steps on which it
+does are timed apart. Memory is what the compiled step says of itself, with params and
+state donated in both: temporary bytes a weight more than the dense step.
+"""
+
+import dataclasses
+import itertools
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+import jaxprune
+from experiments.bench._common import hardware, write_csv
+
+
+PERIOD = 100
+
+# Units of each layer, the input first, and digits or images a step.
+STACKS = {
+    "LeNet-300-100": ((784, 300, 100, 10), 64),
+    "AlexNet fc": ((9216, 4096, 4096, 1000), 64),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Flags."""
+
+    #: Stacks to run: names, or parts of them.
+    stacks: tuple[str, ...] = ("LeNet", "AlexNet")
+    #: Pairs of steps timed; a large stack gets a twentieth of them.
+    pairs: int = 1000
+    #: Where the CSV goes.
+    out: Path = Path("experiments/results/bench_step.csv")
+
+
+def schedules() -> dict[str, jaxprune.MaskSchedule]:
+    """Gives the schedules compared, each run every `PERIOD` steps."""
+    sparsity = optax.polynomial_schedule(0.0, 0.9, 3, 10 * PERIOD)
+    to = jaxprune.to_sparsity
+    cuts = {
+        "magnitude, leaf": to(jaxprune.magnitude, sparsity),
+        "magnitude, global": to(jaxprune.magnitude, sparsity, scope="global"),
+        "saliency, leaf": to(jaxprune.saliency, sparsity),
+        "by_std": jaxprune.by_std(0.5),
+    }
+    return {name: jaxprune.every(PERIOD, cut) for name, cut in cuts.items()}
+
+
+def make_step(tx: optax.GradientTransformation, layers: int) -> Any:
+    """Makes the jitted step of a stack of dense layers, params and state donated."""
+
+    def loss(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+        for i in range(layers):
+            x = x @ params[f"fc{i}"]["kernel"] + params[f"fc{i}"]["bias"]
+            x = jax.nn.relu(x) if i < layers - 1 else x
+        return optax.softmax_cross_entropy_with_integer_labels(x, y).mean()
+
+    def step(params: Any, state: Any, x: jax.Array, y: jax.Array) -> Any:
+        grads = jax.grad(loss)(params, x, y)
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return jax.jit(step, donate_argnums=(0, 1))
+
+
+class Run:
+    """A compiled step with its params and state."""
+
+    def __init__(self, tx: optax.GradientTransformation, units: tuple[int, ...], x, y):
+        """Compiles the step."""
+        key = jax.random.key(0)
+        self.batch = (x, y)
+        self.params = {
+            f"fc{i}": {
+                "kernel": jax.random.normal(jax.random.fold_in(key, i), (m, n))
+                / jnp.sqrt(m),
+                "bias": jnp.zeros(n),
+            }
+            for i, (m, n) in enumerate(itertools.pairwise(units))
+        }
+        self.weights = sum(p.size for p in jax.tree.leaves(self.params))
+        self.state = tx.init(self.params)
+        step = make_step(tx, len(units) - 1)
+        self.step = step.lower(self.params, self.state, *self.batch).compile()
+        self.temporary = self.step.memory_analysis().temp_size_in_bytes
+
+    def time(self) -> float:
+        """Runs a step and gives its seconds."""
+        start = time.perf_counter()
+        self.params, self.state = self.step(self.params, self.state, *self.batch)
+        jax.block_until_ready(self.params)
+        return time.perf_counter() - start
+
+
+def measure(name: str, optimizer: str, pairs: int) -> list[dict[str, Any]]:
+    """Times one stack with one optimizer, dense and with every schedule."""
+    units, size = STACKS[name]
+    inner = {"sgd": optax.sgd(1e-3, momentum=0.9), "adam": optax.adam(1e-4)}[optimizer]
+    x = jax.random.normal(jax.random.key(1), (size, units[0]))
+    y = jax.random.randint(jax.random.key(2), (size,), 0, units[-1])
+    rows = []
+    for schedule_name, schedule in schedules().items():
+        dense = Run(inner, units, x, y)
+        pruned = Run(jaxprune.prune(inner, schedule), units, x, y)
+        times: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
+        for i in range(pairs):
+            pair = [(r, r.time()) for r in ((dense, pruned), (pruned, dense))[i % 2]]
+            d, p = (next(t for r, t in pair if r is run) for run in (dense, pruned))
+            times[i % PERIOD == 0].append((d, p))
+        steady = times[False][PERIOD // 20 :]
+        extra = (pruned.temporary - dense.temporary) / dense.weights
+        rows.append(
+            {
+                "stack": name,
+                "batch": size,
+                "optimizer": optimizer,
+                "schedule": schedule_name,
+                "weights": dense.weights,
+                "pairs": len(steady),
+                "dense_ms": 1e3 * statistics.median(d for d, _ in steady),
+                "pruned_ms": 1e3 * statistics.median(p for _, p in steady),
+                "ratio": statistics.median(p / d for d, p in steady),
+                # The first one is left out: it also touches new memory.
+                "pruning_step_ms": 1e3
+                * statistics.median(p for _, p in times[True][1:] or times[True]),
+                "temp_bytes_per_weight_dense": dense.temporary / dense.weights,
+                "temp_bytes_per_weight_more": extra,
+            }
+        )
+    return rows
+
+
+def main(options: Options) -> None:
+    """Measures, prints a table, writes the CSV."""
+    rows = []
+    for name, (units, _) in STACKS.items():
+        if any(part in name for part in options.stacks):
+            large = sum(m * n for m, n in itertools.pairwise(units)) > 10**7
+            pairs = max(options.pairs // 20, 4) if large else options.pairs
+            for optimizer in ("sgd", "adam"):
+                rows += measure(name, optimizer, pairs)
+    if not rows:
+        raise SystemExit(f"--stacks {options.stacks} names none of {list(STACKS)}")
+    table = Table(title="A training step with pruning beside the dense one")
+    for column in ("stack", "optimizer", "schedule", "dense ms", "pruned ms", "ratio"):
+        table.add_column(column, justify="right" if "ms" in column else "left")
+    table.add_column("pruning step ms", justify="right")
+    table.add_column("temporary bytes\na weight more", justify="right")
+    for row in rows:
+        table.add_row(
+            row["stack"],
+            row["optimizer"],
+            row["schedule"],
+            f"{row['dense_ms']:.3f}",
+            f"{row['pruned_ms']:.3f}",
+            f"{row['ratio']:.3f}",
+            f"{row['pruning_step_ms']:.2f}",
+            f"{row['temp_bytes_per_weight_more']:.2f}",
+        )
+    Console().print(table)
+    write_csv(options.out, [row | hardware() for row in rows])
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

