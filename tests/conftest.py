@@ -1,0 +1,47 @@
+import os
+from collections import Counter
+
+
+# Before jax is imported: eight devices on one CPU, for the sharding tests.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+
+
+@pytest.fixture
+def strict():
+    """Strict promotion of dtypes and ranks, around our own functions only."""
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield
+
+
+def _skipped(config):
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    return reporter.stats.get("skipped", []) if reporter else []
+
+
+def _lost_data(config):
+    """Data tests that were skipped although their folder is named."""
+    reports = _skipped(config) if os.environ.get("JAXPRUNE_DATA") else []
+    return [report.nodeid for report in reports if "data" in report.keywords]
+
+
+def pytest_sessionfinish(session):
+    if _lost_data(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    reasons = Counter(str(report.longrepr[2]) for report in _skipped(config))
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(
+            f"skipped {count}: {reason.removeprefix('Skipped: ')}"
+        )
+    for test in _lost_data(config):
+        terminalreporter.write_line(
+            f"FAILED: {test} was skipped, but JAXPRUNE_DATA is set", red=True
+        )

@@ -1,0 +1,391 @@
+"""The experiments: command line, digits, recipes, run folders, and a few steps each."""
+
+import csv
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+import jaxprune
+from experiments import data, lenet5_prune, lenet300_prune, recipes, report, runs, train
+from experiments.config import Data, Pruning, Refused, parse, qualities
+from experiments.models import LENET5, LENET300
+
+
+NETWORKS = {"lenet300": (lenet300_prune, LENET300), "lenet5": (lenet5_prune, LENET5)}
+
+
+# Command line
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_help_names_every_flag(name, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        NETWORKS[name][0].main(["--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    config = NETWORKS[name][0].CONFIG
+    for group in (config.data, config.training, config.pruning, config.run):
+        for field in dataclasses.fields(group):
+            assert f"--{field.name.replace('_', '-')} " in text
+    assert "--network" not in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--bogus", "1"], "--bogus"),
+        (["--dataset", "cifar"], "mnist5k"),
+        (["--lr", "-1"], "--lr is -1.0, expected more than 0"),
+        (["--dropout", "1"], "--dropout is 1.0, expected a probability in [0, 1)"),
+        (["--quality", "high"], "--quality is 'high', expected a positive number"),
+        (["--quality", "fc1/*=-1"], "--quality is 'fc1/*=-1', expected a positive"),
+        (["--resume", "--overwrite"], "--resume and --overwrite exclude each other"),
+    ],
+)
+def test_a_wrong_flag_exits_with_2_and_is_named(flags, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        lenet300_prune.main(flags)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_flags_change_the_defaults():
+    config = parse(lenet300_prune.CONFIG, "", ["--lr", "0.5", "--recipe", "gradual"])
+    assert (config.training.lr, config.pruning.recipe) == (0.5, "gradual")
+    assert config.network == "LeNet-300-100"
+    assert qualities("fc1/*=1.2, **=1") == {"fc1/*": 1.2, "**": 1.0}
+
+
+# Digits
+
+
+def test_the_sample_is_shuffled_stratified_and_fixed():
+    digits, again = data.load(Data()), data.load(Data())
+    assert digits.train.images.shape == (4000, 28, 28, 1)
+    assert digits.train.images.dtype == np.uint8
+    assert np.bincount(digits.train.labels).tolist() == [400] * 10
+    assert np.bincount(digits.judge.labels).tolist() == [100] * 10
+    assert len(set(digits.train.labels[:200].tolist())) == 10
+    for a, b in zip(jax.tree.leaves(digits), jax.tree.leaves(again), strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_held_out_digits_are_training_digits_and_the_test_digits_stay_away():
+    whole, held = data.load(Data()), data.load(Data(holdout=500))
+    as_set = lambda split: {image.tobytes() for image in split.images}
+    train_set, judge_set = as_set(held.train), as_set(held.judge)
+    assert not train_set & judge_set
+    assert train_set | judge_set == as_set(whole.train)
+    assert not (train_set | judge_set) & as_set(whole.judge)
+    assert held.judge_name == "500 held-out training digits"
+    with pytest.raises(Refused, match="--holdout is 4000, expected less than the 4000"):
+        data.load(Data(holdout=4000))
+
+
+def test_where_mnist_is_missing_the_command_that_prepares_it_is_told(tmp_path):
+    with pytest.raises(Refused) as refused:
+        data.load(Data(dataset="mnist", data_dir=tmp_path))
+    message = str(refused.value)
+    assert str(tmp_path) in message
+    assert "file_format='array_record'" in message
+    assert "download_and_prepare()" in message
+
+
+def mnist() -> Path:
+    folder = os.environ.get("JAXPRUNE_DATA")
+    if not folder:
+        pytest.skip("JAXPRUNE_DATA does not name the folder that holds tfds/")
+    return Path(folder) / "tfds"
+
+
+@pytest.mark.data
+def test_the_whole_of_mnist_is_read(monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(mnist()))
+    digits = data.load(Data(dataset="mnist", holdout=5000))
+    assert digits.train.images.shape == (55000, 28, 28, 1)
+    assert len(digits.judge.labels) == 5000
+    assert np.bincount(digits.train.labels, minlength=10).min() > 4900
+    assert 33 < digits.train.images.mean() < 34
+
+
+# Recipes
+
+
+@pytest.mark.parametrize("network", [LENET300, LENET5], ids=lambda n: n.name)
+@pytest.mark.parametrize("target", [2.0, 12.0, 12.5, 30.0])
+def test_the_target_counts_all_parameters(network, target):
+    images = jnp.zeros((1, 28, 28, 1))
+    params = jax.eval_shape(network.module.init, jax.random.key(0), images)["params"]
+    total = sum(p.size for p in jax.tree.leaves(params))
+    prunable = sum(p.size for p in jax.tree.leaves(params) if p.ndim > 1)
+    dead = recipes.sparsity_for(target, network) * prunable
+    assert round(dead) == pytest.approx(dead, abs=1e-6)
+    left = total - round(dead)
+    assert total / left >= target > total / (left + 1)
+
+
+def test_a_target_that_only_biases_could_reach_is_refused():
+    with pytest.raises(Refused, match="--target is 700, expected less than 649"):
+        recipes.sparsity_for(700, LENET300)
+
+
+def test_rounds_prune_at_their_steps_and_the_deviation_can_be_frozen():
+    params = {"fc": {"kernel": jax.random.normal(jax.random.key(0), (40, 50))}}
+    masks = {}
+    for deviation in ("live", "dense"):
+        config = dataclasses.replace(
+            lenet300_prune.CONFIG,
+            pruning=Pruning(
+                quality="1", quality_start=0.5, rounds=2, deviation=deviation
+            ),
+        )
+        config = dataclasses.replace(
+            config,
+            training=dataclasses.replace(config.training, lr=1e-9, dense_epochs=3),
+        )
+        config = dataclasses.replace(
+            config, pruning=dataclasses.replace(config.pruning, retrain_epochs=2)
+        )
+        plan = recipes.plan(config, LENET300, epoch=1)
+        assert plan.steps == 7
+        assert [begin for begin, _ in plan.phases] == [0, 3, 5]
+        w, state = params, plan.tx.init(params)
+        counts = []
+        update = jax.jit(plan.tx.update)
+        for _ in range(plan.steps):
+            updates, state = update(jax.tree.map(jnp.zeros_like, w), state, w)
+            w = optax.apply_updates(w, updates)
+            counts.append(jaxprune.sparsity(jaxprune.get_mask(state)))
+        assert [i for i in range(1, 7) if counts[i] != counts[i - 1]] == [3, 5]
+        masks[deviation] = np.asarray(jaxprune.get_mask(state)["fc"]["kernel"])
+    dense = np.asarray(params["fc"]["kernel"])
+    assert np.array_equal(masks["dense"], np.abs(dense) >= dense.std())
+    survivors = dense[np.abs(dense) >= dense.std() / 2]
+    assert np.array_equal(masks["live"], np.abs(dense) >= survivors.std())
+
+
+def test_a_quality_for_no_layer_is_refused_before_training(tmp_path, capsys):
+    flags = ["--quality", "fc9/*=1", "--out", str(tmp_path / "run")]
+    assert lenet300_prune.main(flags) == 1
+    error = capsys.readouterr().err
+    assert "fc9/*" in error
+    assert "fc1/kernel" in error
+
+
+# Run folders, with a run that trains nothing
+
+
+def stub(config, digits, folder):
+    result = {
+        "network": LENET300.name,
+        "recipe": config.pruning.recipe,
+        "dataset": config.data.dataset,
+        "seed": config.run.seed,
+        "judged_on": digits.judge_name,
+        "dense_error": 2.0 + config.run.seed,
+        "error": 1.0 + config.run.seed,
+        "layers": [
+            {
+                "layer": "fc1/kernel",
+                "weights": 100,
+                "alive": 10,
+                "kept_percent": 10.0,
+                "paper_percent": 8,
+            }
+        ],
+        "weights": 100,
+        "alive_weights": 10,
+        "compression_weights": 10.0,
+        "params": 110,
+        "alive_params": 20,
+        "compression_params": 5.5,
+        "sparsity": 0.9,
+        "steps": 5,
+        "train_seconds": 0.1,
+    }
+    (folder / "result.json").write_text(json.dumps(result))
+    return result
+
+
+def invoke(*flags, run=stub):
+    return runs.main(run, lenet300_prune.CONFIG, LENET300, "", [str(f) for f in flags])
+
+
+def never(config, digits, folder):
+    raise AssertionError("a finished run was run again")
+
+
+def test_a_run_folder_is_not_clobbered(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert invoke("--out", out) == 0
+    (out / "mine.txt").write_text("keep")
+    before = sorted(out.iterdir())
+    assert invoke("--out", out, run=never) == 1
+    assert "holds a run, finished. Give --resume" in capsys.readouterr().err
+    assert invoke("--out", out, "--resume", "--lr", "0.5", run=never) == 1
+    assert (
+        f"--lr was {lenet300_prune.CONFIG.training.lr} and is now 0.5"
+        in capsys.readouterr().err
+    )
+    assert sorted(out.iterdir()) == before
+    assert invoke("--out", out, "--resume", run=never) == 0
+    assert invoke("--out", out, "--overwrite", "--lr", "0.5") == 0
+    assert json.loads((out / "config.json").read_text())["training"]["lr"] == 0.5
+    assert not (out / "mine.txt").exists()
+
+
+def test_a_folder_that_is_no_run_is_left_alone(tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("years")
+    for flag in ("--overwrite", "--resume"):
+        assert invoke("--out", tmp_path, flag, run=never) == 1
+        assert "not a run of this program" in capsys.readouterr().err
+    assert (tmp_path / "thesis.tex").read_text() == "years"
+    assert invoke("--out", tmp_path / "new", "--resume", run=never) == 1
+    assert "there is no run in" in capsys.readouterr().err
+
+
+def test_the_run_of_another_network_is_refused(tmp_path, capsys):
+    assert invoke("--out", tmp_path / "run") == 0
+    flags = ["--out", str(tmp_path / "run"), "--resume"]
+    assert runs.main(never, lenet5_prune.CONFIG, LENET5, "", flags) == 1
+    assert "network was LeNet-300-100 and is now LeNet-5" in capsys.readouterr().err
+
+
+def test_seeds_are_skipped_when_done_and_summed_up(tmp_path, capsys):
+    done = []
+
+    def counting(config, digits, folder):
+        if config.run.seed == 2 and len(done) == 2:
+            done.append("interrupted")
+            raise KeyboardInterrupt
+        done.append(config.run.seed)
+        return stub(config, digits, folder)
+
+    assert invoke("--out", tmp_path, "--seeds", 3, run=counting) == 130
+    assert "Continue with:" in capsys.readouterr().err
+    assert invoke("--out", tmp_path, "--seeds", 3, run=counting) == 0
+    assert done == [0, 1, "interrupted", 2]
+    text = capsys.readouterr().out
+    mean, sd = (next(x for x in text.splitlines() if w in x) for w in ("mean", " sd "))
+    assert ("3.000%" in mean, "2.000%" in mean, "1.000%" in sd) == (True,) * 3
+    with (tmp_path / "seeds.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["seed"] for row in rows] == ["0", "1", "2"]
+    assert [float(row["error"]) for row in rows] == [1.0, 2.0, 3.0]
+    assert invoke("--out", tmp_path, "--seeds", 4, "--lr", "0.5", run=never) == 1
+    assert "--lr was" in capsys.readouterr().err
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path, capsys):
+    def interrupted(config, digits, folder):
+        (folder / "checkpoints" / "40").mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    assert invoke("--out", tmp_path / "run", "--lr", "0.5", run=interrupted) == 130
+    error = capsys.readouterr().err
+    assert "The last checkpoint is of step 40." in error
+    assert f"--out {tmp_path / 'run'} --lr 0.5 --resume" in error
+
+
+# A few real steps
+
+
+@pytest.mark.parametrize("per_call", [1, 100])
+def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(
+    tmp_path, capsys, monkeypatch, per_call
+):
+    # The labels are drawn first, so the first step that meets this one is known.
+    whole = data.load(Data())
+    config = lenet300_prune.CONFIG
+    order = train_order(config, len(whole.train.labels))
+    images = whole.train.images.astype(np.float32)
+    images[order[64 * 37 + 5]] = np.nan
+    broken = whole._replace(train=whole.train._replace(images=images))
+    monkeypatch.setattr(data, "load", lambda _: broken)
+    out = tmp_path / "run"
+    flags = f"--recipe dense --dense-epochs 1 --log-every 20 --checkpoint-every 30 \
+        --steps-per-call {per_call} --out {out}"
+    assert lenet300_prune.main(flags.split()) == 1
+    error = capsys.readouterr().err
+    assert "The loss is not finite at step 37 (counted from 0)" in error
+    assert "the last good checkpoint is of step 30" in error
+    assert [p.name for p in (out / "checkpoints").iterdir()] == ["30"]
+    assert [line["step"] for line in read_log(out)] == [20]
+
+
+def train_order(config, size):
+    return np.asarray(train.order(jax.random.key(config.run.seed), size)(0))
+
+
+def read_log(out):
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def check_run(out, result_of, images):
+    result = json.loads((out / "result.json").read_text())
+    config = json.loads((out / "config.json").read_text())
+    assert config["data"]["dataset"] == result["dataset"]
+    lines = read_log(out)
+    assert lines[-1]["step"] == result["steps"]
+    assert lines[-1]["sparsity"] == pytest.approx(result["sparsity"])
+    weights = load_file(out / "pruned.safetensors")
+    assert sum(w.size for w in weights.values()) == result["params"]
+    assert sum(w.size for w in weights.values() if w.ndim > 1) == result["weights"]
+    alive = sum(np.count_nonzero(w) for w in weights.values() if w.ndim > 1)
+    assert alive == result["alive_weights"] < result["weights"]
+    with safe_open(out / "pruned.safetensors", "numpy") as file:
+        assert file.metadata()["network"] == result_of.name
+    with (out / "table.csv").open(newline="") as file:
+        rows = {row["layer"]: row for row in csv.DictReader(file)}
+    assert set(result_of.kept) < set(rows)
+    assert float(rows["fc1/kernel"]["paper_percent"]) == 8
+    assert int(rows["all parameters"]["alive"]) == result["alive_params"]
+    assert {p.name for p in out.glob("*.png")} == images
+    assert not list(out.glob(".*.part"))
+    assert report.notes(result)
+    return result
+
+
+def test_lenet300_gradual_reaches_its_target(tmp_path, capsys):
+    out = tmp_path / "run"
+    flags = f"--recipe gradual --epochs 2 --period 10 --holdout 1000 --json --out {out}"
+    assert lenet300_prune.main(flags.split()) == 0
+    pictures = {"curves.png", "weights.png", "fc1_mask.png", "fc1_attention.png"}
+    result = check_run(out, LENET300, pictures)
+    assert result["compression_params"] >= 12.5 > result["compression_params"] - 0.01
+    assert result["dense_error"] is None
+    printed = capsys.readouterr().out
+    assert json.loads(printed.splitlines()[-1]) == result
+    assert "paper keeps" in printed
+    assert "The test split was not read" in printed
+    judged = [x["epoch"] for x in read_log(out) if "held_out_error" in x]
+    assert judged == [1.0, 2.0]
+
+
+def test_lenet5_by_the_paper_prunes_and_retrains(tmp_path, capsys):
+    out = tmp_path / "run"
+    flags = f"--dense-epochs 0.2 --rounds 1 --retrain-epochs 0.1 --out {out}"
+    assert lenet5_prune.main(flags.split()) == 0
+    result = check_run(out, LENET5, {"curves.png", "weights.png"})
+    assert result["dense_error"] is not None
+    assert "error, pruned" in capsys.readouterr().out
+
+
+@pytest.mark.data
+def test_lenet300_runs_on_the_whole_of_mnist(tmp_path, capsys):
+    out = tmp_path / "run"
+    flags = f"--dataset mnist --data-dir {mnist()} --batch 1000 --recipe dense \
+        --dense-epochs 0.5 --out {out}"
+    assert lenet300_prune.main(flags.split()) == 0
+    assert json.loads((out / "result.json").read_text())["error"] < 20
+    capsys.readouterr()
