@@ -14,7 +14,7 @@ from rich.table import Table
 
 import jaxprune
 from experiments import data, figures, files, train
-from experiments.config import Config, as_dict
+from experiments.config import Config, Refused, as_dict
 from experiments.models import Network
 from experiments.recipes import Plan
 
@@ -247,11 +247,23 @@ def add_row(path: Path, result: dict[str, Any]) -> None:
 
 
 def read_rows(path: Path) -> dict[int, dict[str, Any]]:
-    """Reads the table of seeds, by seed; empty if there is none."""
+    """Reads the table of seeds, by seed; empty if there is none.
+
+    Raises:
+      Refused: if another program wrote it.
+    """
     if not path.exists():
         return {}
-    with path.open(newline="") as file:
-        return {int(row["seed"]): row for row in csv.DictReader(file)}
+    try:
+        with path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            if tuple(reader.fieldnames or ()) == COLUMNS:
+                return {int(row["seed"]): row for row in reader}
+    except (OSError, ValueError):
+        pass
+    raise Refused(
+        f"{path} is not a table of seeds of this program; choose another --out."
+    )
 
 
 def show_seeds(rows: Sequence[dict[str, Any]], network: Network, path: Path) -> None:

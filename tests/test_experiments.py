@@ -173,14 +173,6 @@ def test_rounds_prune_at_their_steps_and_the_deviation_can_be_frozen():
     assert np.array_equal(masks["live"], np.abs(dense) >= survivors.std())
 
 
-def test_a_quality_for_no_layer_is_refused_before_training(tmp_path, capsys):
-    flags = ["--quality", "fc9/*=1", "--out", str(tmp_path / "run")]
-    assert lenet300_prune.main(flags) == 1
-    error = capsys.readouterr().err
-    assert "fc9/*" in error
-    assert "fc1/kernel" in error
-
-
 # Run folders, with a run that trains nothing
 
 
@@ -253,6 +245,37 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path, capsys):
     assert "there is no run in" in capsys.readouterr().err
 
 
+REFUSED = {
+    "quality": (
+        "--quality conv/*=2",
+        "'conv/*', which matches no prunable leaf; these are prunable: fc1/",
+    ),
+    "target": ("--recipe gradual --target 1e9", "--target is 1e+09"),
+    "batch": ("--batch 5000", "--batch is 5000"),
+    "holdout": ("--holdout 4000", "--holdout is 4000"),
+    "data": ("--dataset mnist --data-dir nowhere", "MNIST is not in nowhere"),
+}
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_run_that_is_refused_leaves_nothing(tmp_path, capsys, case, seeds):
+    flags, message = REFUSED[case]
+    out = tmp_path / "run"
+    command = ["--out", out, "--seeds", seeds]
+    assert invoke(*command, *flags.split(), run=never) == 1
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+    assert invoke(*command) == 0
+    before = contents(out)
+    assert invoke(*command, "--overwrite", *flags.split(), run=never) == 1
+    assert contents(out) == before
+
+
+def contents(folder):
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
 def test_the_run_of_another_network_is_refused(tmp_path, capsys):
     assert invoke("--out", tmp_path / "run") == 0
     flags = ["--out", str(tmp_path / "run"), "--resume"]
@@ -283,6 +306,61 @@ def test_seeds_are_skipped_when_done_and_summed_up(tmp_path, capsys):
     assert [float(row["error"]) for row in rows] == [1.0, 2.0, 3.0]
     assert invoke("--out", tmp_path, "--seeds", 4, "--lr", "0.5", run=never) == 1
     assert "--lr was" in capsys.readouterr().err
+
+
+def test_the_seeds_of_another_run_are_refused_though_they_are_not_asked_for(
+    tmp_path, capsys
+):
+    assert invoke("--out", tmp_path, "--seeds", 2, "--seed", 5) == 0
+    assert invoke("--out", tmp_path, "--seeds", 2, "--lr", "0.5", run=never) == 1
+    assert "--lr was" in capsys.readouterr().err
+
+
+SEEDS_HEADER = ",".join(report.COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("seeds.csv", "plant,height\nbasil,12\n", "not a table of seeds"),
+        ("seeds.csv", f"{SEEDS_HEADER}\nbasil,12\n", "not a table of seeds"),
+        ("thesis.tex", "years", "holds thesis.tex, which no run of --seeds wrote"),
+        ("seed1/thesis.tex", "years", "not a run of this program"),
+        ("seed7/thesis.tex", "years", "not a run of this program"),
+        ("seed1", "a file", "is a file, expected a folder"),
+    ],
+)
+@pytest.mark.parametrize("flags", [[], ["--overwrite"]], ids=["plain", "overwrite"])
+def test_seeds_leave_a_foreign_folder_alone(
+    tmp_path, capsys, name, text, message, flags
+):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text)
+    before = contents(tmp_path)
+    assert invoke("--out", tmp_path, "--seeds", 2, *flags, run=never) == 1
+    assert message in capsys.readouterr().err
+    assert contents(tmp_path) == before
+
+
+def test_old_seeds_are_gone_after_an_overwrite_that_was_interrupted(tmp_path, capsys):
+    assert invoke("--out", tmp_path, "--seeds", 4) == 0
+
+    def interrupted(config, digits, folder):
+        raise KeyboardInterrupt
+
+    flags = ["--out", tmp_path, "--seeds", 3, "--lr", "0.5"]
+    assert invoke(*flags, "--overwrite", run=interrupted) == 130
+    assert {p.name for p in tmp_path.iterdir()} == {"seed0"}
+    done = []
+
+    def counting(config, digits, folder):
+        done.append(config.run.seed)
+        return stub(config, digits, folder)
+
+    assert invoke(*flags, run=counting) == 0
+    assert done == [0, 1, 2]
+    assert len((tmp_path / "seeds.csv").read_text().splitlines()) == 4
+    capsys.readouterr()
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path, capsys):
