@@ -43,7 +43,7 @@ def plan(config: Config, network: Network, epoch: int) -> Plan:
 def dense(config: Config, network: Network, epoch: int) -> Plan:
     """Trains without pruning, in the same loop: the control."""
     del network
-    steps = _steps(config.training.dense_epochs, epoch)
+    steps = _steps("dense-epochs", config.training.dense_epochs, epoch)
     inner = _optimizer(config.training, _first_phase(config.training, steps, epoch))
     tx = jaxprune.prune(inner, jaxprune.hold)
     return Plan(tx, steps, ((0, "dense"),), None, True)
@@ -57,8 +57,10 @@ def paper(config: Config, network: Network, epoch: int) -> Plan:
     """
     del network
     training, pruning = config.training, config.pruning
-    begin = _steps(training.dense_epochs, epoch)
-    length = _steps(pruning.retrain_epochs, epoch)
+    begin = _steps("dense-epochs", training.dense_epochs, epoch)
+    length = _steps("retrain-epochs", pruning.retrain_epochs, epoch)
+    if begin + pruning.rounds * length >= _MAX_STEPS:
+        raise Refused(f"--rounds is {pruning.rounds}, expected {_FEWER_STEPS}.")
     starts = [begin + r * length for r in range(pruning.rounds)]
 
     retrain_lr = training.lr * pruning.retrain_lr
@@ -91,7 +93,7 @@ def gradual(config: Config, network: Network, epoch: int) -> Plan:
       Zhu and Gupta 2017 (arXiv:1710.01878), equation 1.
     """
     training, pruning = config.training, config.pruning
-    steps = _steps(pruning.epochs, epoch)
+    steps = _steps("epochs", pruning.epochs, epoch)
     begin, end = (int(share * steps) for share in pruning.ramp)
     # The last pruning falls on `end`, where the schedule reaches the target.
     begin = end - max((end - begin) // pruning.period, 1) * pruning.period
@@ -209,5 +211,12 @@ def _cosine(lr: float, steps: int) -> optax.Schedule:
     return optax.cosine_decay_schedule(lr, steps)
 
 
-def _steps(epochs: float, epoch: int) -> int:
+# Steps are counted in 32 bits.
+_MAX_STEPS = 2**31
+_FEWER_STEPS = f"so few that the steps stay below {_MAX_STEPS}"
+
+
+def _steps(flag: str, epochs: float, epoch: int) -> int:
+    if epochs * epoch >= _MAX_STEPS - 1:
+        raise Refused(f"--{flag} is {epochs:g}, expected {_FEWER_STEPS}.")
     return max(round(epochs * epoch), 1)

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 
 import jaxprune
 from experiments import data, lenet5_prune, lenet300_prune, recipes, report, runs, train
+from experiments.bench import lenet5_step, select, step
 from experiments.config import Data, Pruning, Refused, parse, qualities
 from experiments.models import LENET5, LENET300
 
@@ -48,6 +49,11 @@ def test_help_names_every_flag(name, capsys):
         (["--dropout", "1"], "--dropout is 1.0, expected a probability in [0, 1)"),
         (["--quality", "high"], "--quality is 'high', expected a positive number"),
         (["--quality", "fc1/*=-1"], "--quality is 'fc1/*=-1', expected a positive"),
+        (["--epochs", "inf"], "--epochs is inf, expected a finite number"),
+        (["--dense-epochs", "inf"], "--dense-epochs is inf, expected a finite"),
+        (["--retrain-epochs", "nan"], "--retrain-epochs is nan, expected a finite"),
+        (["--ramp", "0.1", "inf"], "--ramp is (0.1, inf), expected a finite number"),
+        (["--seed", "4294967296"], "--seed is 4294967296, expected 0 to 4294967295"),
         (["--resume", "--overwrite"], "--resume and --overwrite exclude each other"),
     ],
 )
@@ -56,6 +62,28 @@ def test_a_wrong_flag_exits_with_2_and_is_named(flags, message, capsys):
         lenet300_prune.main(flags)
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+BENCHES = {"select": select, "step": step, "lenet5_step": lenet5_step}
+
+
+@pytest.mark.parametrize(
+    ("bench", "flags", "message"),
+    [
+        ("select", "--repeats 0", "--repeats is 0, expected 1 or more."),
+        ("select", "--sizes", "--sizes names no tree, expected some of lenet5,"),
+        ("step", "--pairs 0", "--pairs is 0, expected 8 or more."),
+        ("step", "--stacks VGG", "--stacks is 'VGG', expected parts of 'LeNet-300-100"),
+        ("lenet5_step", "--pairs 0", "--pairs is 0, expected 1 or more."),
+    ],
+)
+def test_a_wrong_flag_of_a_benchmark_exits_with_2_and_is_named(
+    bench, flags, message, tmp_path, capsys
+):
+    out = tmp_path / "out.csv"
+    assert BENCHES[bench].main([*flags.split(), "--out", str(out)]) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_flags_change_the_defaults():
@@ -136,6 +164,35 @@ def test_the_target_counts_all_parameters(network, target):
 def test_a_target_that_only_biases_could_reach_is_refused():
     with pytest.raises(Refused, match="--target is 700, expected less than 649"):
         recipes.sparsity_for(700, LENET300)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--recipe gradual --epochs 1e300", r"--epochs is 1e\+300, expected so few"),
+        ("--recipe dense --dense-epochs 1e9", r"--dense-epochs is 1e\+09"),
+        ("--retrain-epochs 1e9", r"--retrain-epochs is 1e\+09"),
+        ("--retrain-epochs 1e7 --rounds 4", "--rounds is 4, expected so few"),
+    ],
+)
+def test_more_steps_than_can_be_counted_are_refused(flags, message):
+    config = parse(lenet300_prune.CONFIG, "", flags.split())
+    with pytest.raises(Refused, match=message):
+        recipes.plan(config, LENET300, epoch=62)
+
+
+def test_every_number_among_the_flags_must_be_finite(capsys):
+    default = lenet300_prune.CONFIG
+    groups = (default.data, default.training, default.pruning, default.run)
+    fields = [field for group in groups for field in dataclasses.fields(group)]
+    names = [
+        f.name.replace("_", "-") for f in fields if f.type in (float, float | None)
+    ]
+    assert {"lr", "warmup", "dropout", "target"} < set(names)
+    for name in names:
+        with pytest.raises(SystemExit):
+            parse(default, "", [f"--{name}", "inf"])
+        assert f"--{name} is inf, expected a finite" in capsys.readouterr().err
 
 
 def test_rounds_prune_at_their_steps_and_the_deviation_can_be_frozen():
