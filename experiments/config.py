@@ -130,17 +130,21 @@ _FREE = {"data_dir", "out", "seeds", "resume", "overwrite", "checkpoint_every"}
 _FREE |= {"log_every", "json"}
 
 
-def parse(default: Config, description: str, args: Sequence[str] | None) -> Config:
+def parse(
+    default: Config, prog: str, description: str, args: Sequence[str] | None
+) -> Config:
     """Reads the command line; exits with code 2, and a message, where it is wrong.
 
     Args:
       default: settings of this experiment; flags change them.
+      prog: the command, for `--help`.
       description: what `--help` begins with.
       args: flags; `None` reads those of the process.
     """
     config = tyro.cli(
         Config,
         default=default,
+        prog=prog,
         description=description,
         args=args,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),

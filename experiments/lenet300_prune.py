@@ -20,6 +20,13 @@ figures reached are in experiments/results/README.md.
 """
 
 import sys
+
+from experiments.start import start
+
+
+if __name__ == "__main__":  # before the imports, which take seconds
+    sys.exit(start("experiments.lenet300_prune"))
+
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +59,3 @@ def run(config: Config, digits: data.Digits, folder: Path) -> dict[str, Any]:
 def main(args: list[str] | None = None) -> int:
     """Runs the command line; gives the exit code."""
     return runs.main(run, CONFIG, LENET300, __doc__ or "", args)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,12 +1,13 @@
 """From the command line to one run or several: folders, seeds, errors, Ctrl-C."""
 
+import contextlib
 import dataclasses
 import json
 import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,10 @@ from experiments.models import Network
 
 
 Run = Callable[[Config, data.Digits, Path], dict[str, Any]]
+
+
+class Interrupted(Exception):
+    """Ctrl-C in a run that has its folder, so that it can be continued."""
 
 
 def main(
@@ -28,18 +33,20 @@ def main(
     """Reads the command line, runs, prints.
 
     Args:
-      run: trains and reports one seed in a folder, and gives its result.
+      run: trains and reports one seed in a folder, and gives its result; the module
+        that it is from is the command that messages name.
       default: settings, where no flag is given.
       network: for names and for the paper's numbers.
       description: what `--help` begins with: the docstring of the experiment.
       args: flags; `None` reads those of the process.
 
     Returns:
-      Exit code: 0, 1 after an error that is told in a sentence, 130 after Ctrl-C. A
-      wrong flag exits with 2.
+      Exit code: 0, 1 after an error that is told in a sentence, 130 after Ctrl-C in a
+      run that has begun. A wrong flag exits with 2.
     """
     given = list(sys.argv[1:] if args is None else args)
-    config = parse(default, description, given)
+    command = f"-m {run.__module__}"
+    config = parse(default, f"python {command}", description, given)
     folder = config.run.out or _folder(config, network)
     began = time.perf_counter()
     try:
@@ -50,14 +57,13 @@ def main(
     except (Refused, train.Diverged) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except Interrupted:
         kept = [flag for flag in given if flag not in ("--overwrite", "--resume")]
         if config.run.seeds == 1:
             kept.append("--resume")
-        module = f"experiments.{Path(sys.argv[0]).stem}"
         print(
             f"\nInterrupted. {_where(folder)}Continue with:\n"
-            f"  python -m {module} {shlex.join(kept)}",
+            f"  {shlex.quote(_python())} {command} {shlex.join(kept)}",
             file=sys.stderr,
         )
         return 130
@@ -75,7 +81,8 @@ def one(
     else:
         digits = prepare(config, network)
         files.make_run(folder, config)
-        result = run(config, digits, folder)
+        with _can_go_on():
+            result = run(config, digits, folder)
     report.show(result, network, folder, time.perf_counter() - began)
     if config.run.json:
         print(json.dumps(result))
@@ -110,8 +117,9 @@ def several(run: Run, config: Config, network: Network, folder: Path) -> None:
         else:
             assert digits is not None
             print(f"seed {seed}, {seed - seeds[0] + 1} of {len(seeds)}", flush=True)
-            files.make_run(home, configs[seed])
-            result = run(configs[seed], digits, home)
+            with _can_go_on():
+                files.make_run(home, configs[seed])
+                result = run(configs[seed], digits, home)
         report.add_row(table, result)
     rows = report.read_rows(table)
     report.show_seeds([rows[seed] for seed in seeds], network, table)
@@ -163,6 +171,22 @@ def _folder(config: Config, network: Network) -> Path:
     parts += ["heldout"] if config.data.holdout else []
     parts += ["seeds"] if config.run.seeds > 1 else []
     return Path("runs") / "-".join(parts)
+
+
+@contextlib.contextmanager
+def _can_go_on() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted from None
+
+
+def _python() -> str:
+    """Names the interpreter that runs, as briefly as it can be typed here."""
+    path = Path(sys.executable)
+    if path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
+    return str(path)
 
 
 def _where(folder: Path) -> str:

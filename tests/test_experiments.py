@@ -4,6 +4,8 @@ import csv
 import dataclasses
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -15,12 +17,21 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import jaxprune
-from experiments import data, lenet5_prune, lenet300_prune, recipes, report, runs, train
+from experiments import (
+    data,
+    lenet5_prune,
+    lenet300_prune,
+    recipes,
+    report,
+    runs,
+    train,
+)
 from experiments.bench import lenet5_step, select, step
 from experiments.config import Data, Pruning, Refused, parse, qualities
 from experiments.models import LENET5, LENET300
 
 
+ROOT = Path(__file__).parent.parent
 NETWORKS = {"lenet300": (lenet300_prune, LENET300), "lenet5": (lenet5_prune, LENET5)}
 
 
@@ -38,6 +49,7 @@ def test_help_names_every_flag(name, capsys):
         for field in dataclasses.fields(group):
             assert f"--{field.name.replace('_', '-')} " in text
     assert "--network" not in text
+    assert f"usage: python -m experiments.{name}_prune [-h]" in text
 
 
 @pytest.mark.parametrize(
@@ -86,8 +98,67 @@ def test_a_wrong_flag_of_a_benchmark_exits_with_2_and_is_named(
     assert not out.exists()
 
 
+@pytest.mark.parametrize("bench", BENCHES)
+def test_the_help_of_a_benchmark_names_a_command_that_runs(bench, capsys):
+    with pytest.raises(SystemExit):
+        BENCHES[bench].main(["--help"])
+    text = capsys.readouterr().out
+    assert f"usage: python -m experiments.bench.{bench} [-h]" in text
+
+
+COMMANDS = [f"experiments.{name}_prune" for name in NETWORKS]
+COMMANDS += [f"experiments.bench.{name}" for name in BENCHES]
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_a_command_imports_nothing_before_ctrl_c_is_quiet(module):
+    code = f"""
+import runpy, signal, sys, experiments.start
+
+def interrupted(name):
+    print(name, "jax" in sys.modules, "tyro" in sys.modules, flush=True)
+    signal.raise_signal(signal.SIGINT)
+
+experiments.start.importlib.import_module = interrupted
+runpy.run_module({module!r}, run_name="__main__")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout.split() == [module, "False", "False"]
+    assert (done.stderr, done.returncode) == ("\nInterrupted.\n", 130)
+
+
+LOST = """
+class Callback:
+    def __del__(self):
+        raise KeyboardInterrupt
+
+def main():
+    Callback()
+    __import__("time").sleep(60)
+"""
+
+
+@pytest.mark.parametrize("main", ["def main(): raise KeyboardInterrupt", LOST])
+def test_ctrl_c_outside_a_run_is_quiet_too_and_not_lost(main, tmp_path):
+    (tmp_path / "command.py").write_text(main)
+    code = "from experiments.start import start; start('command')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert (done.stderr, done.returncode) == ("\nInterrupted.\n", 130)
+
+
 def test_flags_change_the_defaults():
-    config = parse(lenet300_prune.CONFIG, "", ["--lr", "0.5", "--recipe", "gradual"])
+    config = parse(
+        lenet300_prune.CONFIG, "", "", ["--lr", "0.5", "--recipe", "gradual"]
+    )
     assert (config.training.lr, config.pruning.recipe) == (0.5, "gradual")
     assert config.network == "LeNet-300-100"
     assert qualities("fc1/*=1.2, **=1") == {"fc1/*": 1.2, "**": 1.0}
@@ -176,7 +247,7 @@ def test_a_target_that_only_biases_could_reach_is_refused():
     ],
 )
 def test_more_steps_than_can_be_counted_are_refused(flags, message):
-    config = parse(lenet300_prune.CONFIG, "", flags.split())
+    config = parse(lenet300_prune.CONFIG, "", "", flags.split())
     with pytest.raises(Refused, match=message):
         recipes.plan(config, LENET300, epoch=62)
 
@@ -191,7 +262,7 @@ def test_every_number_among_the_flags_must_be_finite(capsys):
     assert {"lr", "warmup", "dropout", "target"} < set(names)
     for name in names:
         with pytest.raises(SystemExit):
-            parse(default, "", [f"--{name}", "inf"])
+            parse(default, "", "", [f"--{name}", "inf"])
         assert f"--{name} is inf, expected a finite" in capsys.readouterr().err
 
 
@@ -420,15 +491,32 @@ def test_old_seeds_are_gone_after_an_overwrite_that_was_interrupted(tmp_path, ca
     capsys.readouterr()
 
 
-def test_ctrl_c_says_how_to_go_on(tmp_path, capsys):
-    def interrupted(config, digits, folder):
-        (folder / "checkpoints" / "40").mkdir(parents=True)
+def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    def interrupted(config, network, plan, digits, folder):
+        (folder / "checkpoints" / "40").mkdir(parents=True, exist_ok=True)
         raise KeyboardInterrupt
 
-    assert invoke("--out", tmp_path / "run", "--lr", "0.5", run=interrupted) == 130
+    monkeypatch.setattr(train, "fit", interrupted)
+    monkeypatch.setattr(sys, "executable", str(Path.cwd() / ".venv/bin/python"))
+    out = tmp_path / "run"
+    assert lenet300_prune.main(["--out", str(out), "--lr", "0.5"]) == 130
     error = capsys.readouterr().err
     assert "The last checkpoint is of step 40." in error
-    assert f"--out {tmp_path / 'run'} --lr 0.5 --resume" in error
+    command = "-m experiments.lenet300_prune --out"
+    assert f"\n  .venv/bin/python {command} {out} --lr 0.5 --resume\n" in error
+    monkeypatch.setattr(sys, "executable", "/opt/my python/bin/python")
+    assert lenet300_prune.main(["--out", str(out), "--resume", "--lr", "0.5"]) == 130
+    assert f"\n  '/opt/my python/bin/python' {command} " in capsys.readouterr().err
+
+
+def test_ctrl_c_before_the_run_begins_leaves_nothing(tmp_path, monkeypatch):
+    def interrupted(config):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(data, "load", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        invoke("--out", tmp_path / "run", run=never)
+    assert not (tmp_path / "run").exists()
 
 
 # A few real steps

@@ -15,6 +15,14 @@ Of compiled functions it is XLA's own account, temporaries and output; of the ot
 the rise of the process's peak resident memory during one call (Linux; else blank).
 """
 
+import sys
+
+from experiments.start import start
+
+
+if __name__ == "__main__":  # before the imports, which take seconds
+    sys.exit(start("experiments.bench.select"))
+
 import importlib
 import importlib.util
 import math
@@ -306,7 +314,3 @@ def main(args: list[str] | None = None) -> int:
         return 2
     measure(settings, Console())
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

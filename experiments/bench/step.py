@@ -8,6 +8,14 @@ does are timed apart. Memory is what the compiled step says of itself, with para
 state donated in both: temporary bytes a weight more than the dense step.
 """
 
+import sys
+
+from experiments.start import start
+
+
+if __name__ == "__main__":  # before the imports, which take seconds
+    sys.exit(start("experiments.bench.step"))
+
 import dataclasses
 import itertools
 import statistics
@@ -206,7 +214,3 @@ def main(args: list[str] | None = None) -> int:
         return 2
     run(options)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
