@@ -318,10 +318,13 @@ def sound(state: State, last: int | None) -> State:
         if _all_finite(state.params):
             return state
         where = f"A weight is not finite after step {int(state.step) - 1}"
-    kept = f"the last good checkpoint is of step {last}" if last else "there is none"
+    kept = f"the last good checkpoint is of step {last}"
+    if not last:
+        kept = "no checkpoint was written"
     raise Diverged(
-        f"{where} (counted from 0). The run stops; {kept}. Start anew with a lower "
-        "--lr, or look at the digits and at the penalty's --strength."
+        f"{where} (counted from 0). The run stops; {kept}. Start anew, with "
+        "--overwrite or another --out, at a lower --lr, or look at the digits and at "
+        "the penalty's --strength."
     )
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import json
 import os
 import subprocess
@@ -13,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from rich.console import Console
+from rich.text import Text
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
@@ -21,6 +24,7 @@ from experiments import (
     data,
     lenet5_prune,
     lenet300_prune,
+    progress,
     recipes,
     report,
     runs,
@@ -519,6 +523,21 @@ def test_ctrl_c_before_the_run_begins_leaves_nothing(tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("loss", [0.012345, 2.3, 1234.5, 1e9])
+def test_the_progress_bar_fits_80_columns(loss):
+    phases = ((0, "dense"), (100, "pruning"), (200, "retraining"))
+    plan = recipes.Plan(optax.identity(), 280800, phases, 100, False)
+    console = Console(width=80, file=io.StringIO(), force_terminal=True)
+    with progress.Progress(plan, 0, console) as bar:
+        line = {"loss": loss, "train_error": 12.345, "sparsity": 0.98765}
+        bar.update(140400, line)
+    shown = Text.from_ansi(console.file.getvalue()).plain.splitlines()[-1]
+    assert len(shown) <= 80
+    wanted = f"140400/280800 loss {loss:.4g} error 12.35% sparsity 98.8% -:--:--"
+    assert " ".join(shown.split()).endswith(wanted)
+    assert shown.startswith("retraining ")
+
+
 # A few real steps
 
 
@@ -543,6 +562,17 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(
     assert "the last good checkpoint is of step 30" in error
     assert [p.name for p in (out / "checkpoints").iterdir()] == ["30"]
     assert [line["step"] for line in read_log(out)] == [20]
+
+
+def test_a_loss_that_is_not_finite_before_any_checkpoint_says_how_to_start_anew(
+    tmp_path, capsys
+):
+    out = tmp_path / "run"
+    flags = f"--recipe dense --dense-epochs 0.1 --lr 1e30 --out {out}"
+    assert lenet300_prune.main(flags.split()) == 1
+    error = capsys.readouterr().err
+    assert "The run stops; no checkpoint was written. Start anew, with " in error
+    assert "--overwrite or another --out" in error
 
 
 def train_order(config, size):
