@@ -14,6 +14,10 @@ from experiments.config import Config, Refused, Training, qualities
 from experiments.models import Network
 
 
+# Weights that stay alive in each layer, whatever the settings.
+MIN_KEEP = 1
+
+
 class Plan(NamedTuple):
     """What `train.fit` runs.
 
@@ -106,7 +110,9 @@ def gradual(config: Config, network: Network, epoch: int) -> Plan:
     cubic = optax.polynomial_schedule(0.0, sparsity, 3, end - begin, begin)
     schedule = jaxprune.every(
         pruning.period,
-        jaxprune.to_sparsity(jaxprune.magnitude, cubic, scope="global"),
+        jaxprune.to_sparsity(
+            jaxprune.magnitude, cubic, scope="global", min_keep=MIN_KEEP
+        ),
         begin=begin,
         end=end,
     )
@@ -184,10 +190,11 @@ def keep_deviation(
 
 def _by_std(quality: dict[Any, float], pruning: Any) -> jaxprune.MaskSchedule:
     if pruning.deviation == "live":
-        return jaxprune.by_std(quality)
+        return jaxprune.by_std(quality, min_keep=MIN_KEEP)
 
     def schedule(params: Any, mask: Any, step: Any, *, std: Any, **extra: Any) -> Any:
-        return jaxprune.by_std(quality, std=std)(params, mask, step, **extra)
+        by_std = jaxprune.by_std(quality, std=std, min_keep=MIN_KEEP)
+        return by_std(params, mask, step, **extra)
 
     return schedule
 

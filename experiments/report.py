@@ -16,7 +16,7 @@ import jaxprune
 from experiments import data, figures, files, train
 from experiments.config import Config, Refused, as_dict
 from experiments.models import Network
-from experiments.recipes import Plan
+from experiments.recipes import MIN_KEEP, Plan
 
 
 def finish(
@@ -202,8 +202,8 @@ def show(
 
 
 def notes(result: dict[str, Any]) -> list[str]:
-    """Says what must be known to read the errors rightly."""
-    found = []
+    """Says what must be known to read the tables rightly."""
+    found = warnings(result)
     if "held-out" in result["judged_on"]:
         found.append(
             "Held-out digits, to choose settings on. The test split was not read."
@@ -220,6 +220,17 @@ def notes(result: dict[str, Any]) -> list[str]:
             "--epochs here."
         )
     return found
+
+
+def warnings(result: dict[str, Any]) -> list[str]:
+    """Names the layers that were pruned down to the floor."""
+    flag = {"paper": "its --quality", "gradual": "--target"}.get(result["recipe"])
+    return [
+        f"Warning: {row['layer']} is at the floor of {MIN_KEEP} live weight, below "
+        f"which no layer is pruned; lower {flag}."
+        for row in result["layers"]
+        if row["alive"] < row["weights"] and row["alive"] <= MIN_KEEP
+    ]
 
 
 COLUMNS: tuple[str, ...] = (

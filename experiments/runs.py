@@ -121,6 +121,8 @@ def several(run: Run, config: Config, network: Network, folder: Path) -> None:
                 files.make_run(home, configs[seed])
                 result = run(configs[seed], digits, home)
         report.add_row(table, result)
+        for warning in report.warnings(result):
+            print(f"seed {seed}: {warning}")
     rows = report.read_rows(table)
     report.show_seeds([rows[seed] for seed in seeds], network, table)
     if config.run.json:

@@ -8,7 +8,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import conftest
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -208,6 +210,18 @@ def mnist() -> Path:
     if not folder:
         pytest.skip("JAXPRUNE_DATA does not name the folder that holds tfds/")
     return Path(folder) / "tfds"
+
+
+def test_skipped_data_tests_are_found_among_skipped_modules(monkeypatch):
+    monkeypatch.setenv("JAXPRUNE_DATA", "there")
+    why = ("f.py", 1, "Skipped: why")
+    module = pytest.CollectReport("tests/a.py", "skipped", why, [])
+    place, words = ("f.py", 1, ""), {"data": 1}
+    test = pytest.TestReport("tests/b.py::b", place, words, "skipped", why, "setup")
+    reporter = SimpleNamespace(stats={"skipped": [module, test]})
+    plugins = SimpleNamespace(get_plugin={"terminalreporter": reporter}.get)
+    config = SimpleNamespace(pluginmanager=plugins)
+    assert conftest._lost_data(config) == ["tests/b.py::b"]
 
 
 @pytest.mark.data
@@ -582,6 +596,33 @@ def train_order(config, size):
 def read_log(out):
     lines = (out / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
+
+
+def test_a_layer_at_the_floor_is_warned_of(tmp_path, capsys):
+    out = tmp_path / "run"
+    flags = f"--quality fc2/*=1000,**=1 --dense-epochs 0.1 --retrain-epochs 0.1 \
+        --rounds 1 --out {out}"
+    assert lenet300_prune.main(flags.split()) == 0
+    result = json.loads((out / "result.json").read_text())
+    alive = {row["layer"]: row["alive"] for row in result["layers"]}
+    assert alive["fc2/kernel"] == 1
+    warned = [x for x in capsys.readouterr().out.splitlines() if "Warning" in x]
+    assert warned == report.warnings(result)
+    assert len(warned) == 1
+    assert warned[0].startswith("Warning: fc2/kernel is at the floor of 1 live weight")
+    assert warned[0].endswith("lower its --quality.")
+
+
+def test_the_warnings_of_each_seed_are_printed(tmp_path, capsys):
+    def emptied(config, digits, folder):
+        result = stub(config, digits, folder)
+        result["layers"][0]["alive"] = 1
+        return result
+
+    assert invoke("--out", tmp_path, "--seeds", 2, run=emptied) == 0
+    text = capsys.readouterr().out
+    for seed in (0, 1):
+        assert f"seed {seed}: Warning: fc1/kernel is at the floor of 1" in text
 
 
 def check_run(out, result_of, images):
