@@ -24,6 +24,7 @@ def uniform(
 ) -> dict[str, float]:
     """Gives every prunable leaf the same sparsity.
 
+    >>> import jax.numpy as jnp
     >>> params = {"a": jnp.ones((10, 10)), "b": jnp.ones((10, 30))}
     >>> uniform(params, {"a": params["a"] > 0, "b": params["b"] > 0}, 0.6, dense=["a"])
     {'b': 0.8}
@@ -71,7 +72,7 @@ def erdos_renyi(
       Sparsity by path; leaves that stay dense have none.
 
     Raises:
-      ValueError: as `uniform`.
+      ValueError: as `uniform`, or if a leaf has no such axes.
 
     Source:
       Mocanu et al. 2018 (arXiv:1707.04780), equation 3; Evci et al. 2020
@@ -79,6 +80,12 @@ def erdos_renyi(
     """
 
     def weight(shape: tuple[int, ...]) -> float:
+        if not all(-len(shape) <= axis < len(shape) for axis in channels):
+            raise ValueError(
+                f"a prunable leaf has shape {shape}, expected one with the axes "
+                f"{channels} of channels; leave it alone by `dense`, or use "
+                "erdos_renyi_kernel."
+            )
         n, m = (shape[axis] for axis in channels)
         return (n + m) / (n * m)
 
@@ -141,6 +148,7 @@ def _spread(
             f"sparsity is {sparsity} of {total} prunable weights, expected fewer dead "
             f"than the {sum(map(math.prod, free.values()))} weights outside of `dense`."
         )
+    scale = 1.0
     while free:
         sizes = {name: math.prod(shape) for name, shape in free.items()}
         alive = sum(sizes.values()) - dead

@@ -70,7 +70,15 @@ def test_dense_layer_in_any_form(way):
     assert row.kind == "fc"
     more = {"padded": 7 * 9 / 24, "beside zeros": 8 / 6}.get(way, times)
     assert row.flop_run == pytest.approx(48 * more)
-    assert row.inputs == 4
+    assert row.inputs == (8 if way == "halves" else 4)  # counted at every use
+
+
+def test_a_row_that_is_broadcast_by_a_constant():
+    """4 of the 6 are alive, and each is in a column of 4."""
+    mask = jnp.array([[True, False, True, True, False, True]])
+    apply = lambda w, x: x @ (w * jnp.ones((4, 6)))
+    (row,) = rows(apply, jnp.ones((1, 6)), mask).values()
+    assert (row.weights, row.kept, row.flop, row.flop_kept) == (6, 4, 48, 32)
 
 
 def test_stacked_kernels_are_told_apart():
@@ -220,7 +228,7 @@ def test_what_cannot_be_counted_is_refused():
     with pytest.raises(ValueError, match="no first axis that counts examples"):
         report.count(lambda w, x: x * w, w, None, jnp.float32(1))
     with pytest.raises(ValueError, match="multiplies no leaf of params"):
-        report.first_and_last(lambda w, x: x + w, w, X)
+        report.first_and_last(lambda w, x: x + w[0], w, X)
 
 
 def test_activations_of_another_function_are_refused():
@@ -229,15 +237,15 @@ def test_activations_of_another_function_are_refused():
     two = lambda p, x: x @ p["a"] @ p["b"]
     found = report.activations(one, params, [X])
     with pytest.raises(
-        ValueError, match="measured on layers that read from .*expected"
+        ValueError, match=r"measured on layers that read from .*expected"
     ):
         report.count(two, params, None, X, activations=found)
     with pytest.raises(ValueError, match="activations has no share for a, expected"):
         report.count(two, params, None, X, activations={"b": 0.5})
     with pytest.raises(
-        ValueError, match=r"activations of a is 38, expected one in \[0"
+        ValueError, match=r"activations of a is 38.0, expected one in \[0"
     ):
-        report.count(two, params, None, X, activations={"a": 38})
+        report.count(two, params, None, X, activations={"a": 38.0})
 
 
 def test_first_and_last_follow_execution_not_names():

@@ -1,6 +1,5 @@
 """How many activations are not zero, measured on batches as they pass."""
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -133,13 +132,3 @@ def _sum(a: list[Reading], b: list[Reading]) -> list[Reading]:
         Reading(x.producers, x.nonzero + y.nonzero, x.size + y.size)
         for x, y in zip(a, b, strict=True)
     ]
-
-
-def share(readings: Iterable[Reading]) -> float:
-    """Gives the share of non-zeros in several readings together.
-
-    >>> share([Reading(("a",), 1, 4), Reading(("b",), 3, 4)])
-    0.5
-    """
-    pairs = [(r.nonzero, r.size) for r in readings]
-    return math.fsum(n for n, _ in pairs) / max(1, sum(size for _, size in pairs))

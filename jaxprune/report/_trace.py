@@ -14,6 +14,7 @@ from jaxtyping import PyTree
 
 from jaxprune._masks import check_mask, map_masked
 from jaxprune._paths import leaf_names
+from jaxprune.report._flop import conv_flop, dot_flop
 from jaxprune.report._program import (
     PRODUCTS,
     Program,
@@ -168,8 +169,7 @@ def _step(
         return [mixed(weights) for _ in step.outputs]
     if weights:
         slots = (step.inputs[0], *step.outputs)
-        sizes = [math.prod(out.program.types[slot].shape) for slot in slots]
-        return follow(step, inputs, sizes)
+        return follow(step, inputs, [out.program.types[slot].shape for slot in slots])
     made: list[Any] = []
 
     def constant(i: int) -> Any:
@@ -187,7 +187,7 @@ def _product(
     types = [out.program.types[slot] for slot in (*step.inputs, *step.outputs)]
     left, right, result = (tuple(t.shape) for t in types[:3])
     dot = step.primitive.name == "dot_general"
-    flop = (_dot_flop if dot else _conv_flop)(step.params, left, right, result)
+    flop = (dot_flop if dot else conv_flop)(step.params, left, right, result)
     operand = next((i for i, x in enumerate(inputs) if isinstance(x, Weight)), None)
     reads = []
     for x in inputs:
@@ -214,37 +214,6 @@ def _source(out: Trace, slot: int, values: dict[int, Any]) -> int:
     size = math.prod(out.program.types[slot].shape)
     out.sources.append(Source(slot, values[slot].producers, size))
     return len(out.sources) - 1
-
-
-def _dot_flop(
-    params: dict[str, Any],
-    left: tuple[int, ...],
-    right: tuple[int, ...],
-    result: tuple[int, ...],
-) -> int:
-    (contracted, _), _ = params["dimension_numbers"]
-    return 2 * math.prod(result) * math.prod(left[axis] for axis in contracted)
-
-
-def _conv_flop(
-    params: dict[str, Any],
-    left: tuple[int, ...],
-    right: tuple[int, ...],
-    result: tuple[int, ...],
-) -> int:
-    """Counts a convolution: the whole kernel at every position, at the border too.
-
-    Where the input is dilated, as in a transposed convolution, the kernel meets each
-    number of the input once, and not the zeros in between.
-    """
-    numbers = params["dimension_numbers"]
-    out_channels, in_channels, *spatial = numbers.rhs_spec
-    kernel = math.prod(right[axis] for axis in spatial) * right[in_channels]
-    if math.prod(params["lhs_dilation"]) == 1:
-        return 2 * math.prod(result) * kernel
-    places = left[numbers.lhs_spec[0]]
-    places *= math.prod(left[axis] for axis in numbers.lhs_spec[2:])
-    return 2 * places * kernel * right[out_channels]
 
 
 def entries_of(found: Trace, product: Product) -> dict[int, tuple[int, int]]:

@@ -6,6 +6,7 @@ from, so that the entries of a product can be told apart: live weights, dead one
 zeros that the program itself put there, which are no weights at all.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -73,29 +74,34 @@ def mixed(weights: Sequence[Weight]) -> Weight:
 
 
 def follow(
-    step: Step, inputs: Sequence[Weight | Constant], sizes: Sequence[int]
+    step: Step,
+    inputs: Sequence[Weight | Constant],
+    shapes: Sequence[tuple[int, ...]],
 ) -> list[Weight]:
     """Gives what the outputs of a step are, at least one of its inputs a weight.
 
     Args:
       step: anything but a product.
       inputs: one for each slot that the step reads.
-      sizes: entries of the first input, then of each output.
+      shapes: that of the first input, then of each output.
     """
     weights = [x for x in inputs if isinstance(x, Weight)]
     name, first = step.primitive.name, inputs[0]
     lost = [mixed(weights) for _ in step.outputs]
-    if any(w.codes is None for w in weights):
-        return lost
     if name == "optimization_barrier" and len(weights) == len(inputs):
         return weights
+    # A factor whose own zeros are lost, such as a norm, still kills nothing.
+    if name == "mul":
+        owner = _owner(weights)
+        return [_spread(_product(weights), shapes[1])] if owner.codes else lost
+    if name == "div" and isinstance(first, Weight):
+        return [_spread(_quotient(weights), shapes[1])] if first.codes else lost
+    if any(w.codes is None for w in weights):
+        return lost
+    sizes = [math.prod(shape) for shape in shapes]
     power = name == "integer_pow" and step.params["y"] > 0
     if isinstance(first, Weight) and (power or name in _AS_IS):
         return [first]
-    if name == "mul":
-        return [_product(weights)]
-    if name == "div" and isinstance(first, Weight):
-        return [_quotient(weights)]
     if name == "select_n" and len(weights) == 1 and isinstance(first, Constant):
         # A mask in the forward pass: w where alive, else 0. The report has its own.
         return weights if _all_zero(inputs[1:]) else lost
@@ -154,6 +160,21 @@ def _quotient(weights: Sequence[Weight]) -> Weight:
     return weights[0]._replace(leaves=leaves, whole=whole)
 
 
+def _spread(weight: Weight, shape: tuple[int, ...]) -> Weight:
+    """Broadcasts codes, as an elementwise step does with axes of length 1."""
+    if weight.whole and weight.size == math.prod(shape):
+        return weight
+    codes = weight.codes
+    assert codes is not None
+    spread = lambda of: jnp.broadcast_to(codes(of), shape)
+    return weight._replace(whole=False, codes=spread)
+
+
+def _owner(weights: Sequence[Weight]) -> Weight:
+    """Gives the largest factor, of two from the same leaf the one that is followed."""
+    return max(weights, key=lambda w: (w.size, w.codes is not None))
+
+
 def _product(weights: Sequence[Weight]) -> Weight:
     """Follows an elementwise product, dead where a factor is.
 
@@ -161,13 +182,14 @@ def _product(weights: Sequence[Weight]) -> Weight:
     """
     if len(weights) == 1:
         return weights[0]
-    owner = max(weights, key=lambda w: w.size)
+    owner = _owner(weights)
 
     def codes(of: Mapping[int, Any]) -> Any:
-        made = [w.codes(of) for w in (owner, *weights) if w.codes]
-        zero = jnp.stack([m == 0 for m in made]).any(0)
-        dead = jnp.stack([m < 0 for m in made]).any(0)
-        size = jnp.abs(made[0])
+        first, *made = [w.codes(of) for w in (owner, *weights) if w.codes]
+        zero, dead = first == 0, first < 0
+        for m in made:
+            zero, dead = zero | (m == 0), dead | (m < 0)
+        size = jnp.abs(first)
         return jnp.where(zero, 0, jnp.where(dead, -size, size))
 
     return Weight(mixed(weights).leaves, owner.size, False, codes)
