@@ -6,4 +6,13 @@ from jaxprune.report._activations import activations as activations
 from jaxprune.report._counts import Counts as Counts
 from jaxprune.report._counts import count as count
 from jaxprune.report._counts import first_and_last as first_and_last
+from jaxprune.report._energy import ENERGY_45NM as ENERGY_45NM
+from jaxprune.report._energy import Energy as Energy
+from jaxprune.report._energy import LayerEnergy as LayerEnergy
+from jaxprune.report._energy import energy as energy
+from jaxprune.report._gps_up import GpsUp as GpsUp
+from jaxprune.report._gps_up import gps_up as gps_up
 from jaxprune.report._rows import LayerCount as LayerCount
+from jaxprune.report._storage import LayerStorage as LayerStorage
+from jaxprune.report._storage import Storage as Storage
+from jaxprune.report._storage import storage as storage
