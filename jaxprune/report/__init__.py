@@ -12,7 +12,12 @@ from jaxprune.report._energy import LayerEnergy as LayerEnergy
 from jaxprune.report._energy import energy as energy
 from jaxprune.report._gps_up import GpsUp as GpsUp
 from jaxprune.report._gps_up import gps_up as gps_up
+from jaxprune.report._page import page as page
 from jaxprune.report._rows import LayerCount as LayerCount
 from jaxprune.report._storage import LayerStorage as LayerStorage
 from jaxprune.report._storage import Storage as Storage
 from jaxprune.report._storage import storage as storage
+from jaxprune.report._table import table as table
+from jaxprune.report._table import to_csv as to_csv
+from jaxprune.report._table import to_markdown as to_markdown
+from jaxprune.report._table import to_rich as to_rich
