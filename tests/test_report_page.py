@@ -91,7 +91,7 @@ def test_markdown_as_a_parser_reads_it(parts):
     rendered = MarkdownIt("commonmark").enable("table").render(text)
     head, *body = Cells(rendered).rows
     assert head[0] == "layer"
-    assert head[-1] == "FLOP% without zero activations too"
+    assert head[-1] == "FLOP% by both"
     assert body == EXPECTED
 
 

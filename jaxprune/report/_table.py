@@ -5,6 +5,7 @@ import io
 import os
 import re
 from collections.abc import Mapping, Sequence
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +27,9 @@ _COLUMNS = (
     ("kept", "kept", "number"),
     ("kept_percent", "Weights%", "percent"),
     ("flop", "FLOP", "number"),
-    ("flop_kept_percent", "FLOP% without dead weights", "percent"),
+    ("flop_kept_percent", "FLOP% by weights", "percent"),
     ("activations_percent", "Act%", "percent"),
-    ("flop_needed_percent", "FLOP% without zero activations too", "percent"),
+    ("flop_needed_percent", "FLOP% by both", "percent"),
     ("dense_bytes", "bytes dense", "number"),
     ("stored_bytes", "bytes stored", "number"),
     ("index_bits", "index bits", "number"),
@@ -75,7 +76,11 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Writes the columns that people read, rounded, as a table of Markdown."""
+    """Writes the columns that people read, rounded, as a table of Markdown.
+
+    Weights% and Act% are what is not zero, FLOP% what is needed when dead weights are
+    skipped, and when zero activations are skipped as well, which is the paper's FLOP%.
+    """
     head, body, right = for_people(rows)
     rule = ["---:" if side else "---" for side in right]
     lines = [head, rule, *body]
@@ -92,6 +97,7 @@ def to_rich(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> "Tab
       ImportError: if rich is not installed.
     """
     try:
+        from rich import box
         from rich.table import Table
         from rich.text import Text
     except ImportError as error:
@@ -99,13 +105,22 @@ def to_rich(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> "Tab
             "tables for the terminal need rich; install jaxprune[report]."
         ) from error
     head, body, right = for_people(rows)
-    out = Table(title=title, title_justify="left", show_footer=True)
-    for name, foot, side in zip(head, body[-1], right, strict=True):
+    out = Table(
+        title=title,
+        title_justify="left",
+        show_footer=True,
+        box=box.SIMPLE,
+        collapse_padding=True,
+        pad_edge=False,
+    )
+    for name, side, *cells in zip(head, right, *body, strict=True):
+        # Headings break at spaces, cells never.
+        width = max(len(text) for text in (*name.split(), *cells))
         out.add_column(
             Text(name),
-            Text(foot),
+            Text(cells[-1]),
             justify="right" if side else "left",
-            overflow="fold",
+            min_width=width,
         )
     for line in body[:-1]:
         out.add_row(*map(Text, line))
@@ -127,20 +142,24 @@ def for_people(
 
 
 def short(value: int | float) -> str:
-    """Writes a number with three digits and K, M, B or T.
+    """Writes a number with three digits and K, M, B or T; halves are rounded up.
 
-    >>> [short(n) for n in (0, 999, 1000, 235_200, 999_999, 61_000_000, 3_699_376_128)]
-    ['0', '999', '1.00K', '235K', '1.00M', '61.0M', '3.70B']
+    >>> [short(n) for n in (0, 999, 1000, 235_200, 430_500, 999_999, 60_954_656)]
+    ['0', '999', '1.00K', '235K', '431K', '1.00M', '61.0M']
+    >>> [short(x) for x in (0.5, 9.996, 1e15)]
+    ['0.50', '10.0', '1000T']
     """
-    size, unit = float(value), ""
-    for larger in ("K", "M", "B", "T"):
-        if abs(size) < (999.5 if unit else 1000):
-            break
-        size, unit = size / 1000, larger
-    if not unit:
-        return f"{size:.0f}" if size == round(size) else f"{size:.3g}"
-    digits = 2 if abs(size) < 9.995 else 1 if abs(size) < 99.95 else 0
-    return f"{size:.{digits}f}{unit}"
+    exact, scale = Decimal(value), Decimal(1)
+    for unit in ("", "K", "M", "B", "T"):
+        for digits in (2, 1, 0):
+            if not unit and value == round(value):
+                digits = 0
+            step = Decimal(1).scaleb(-digits)
+            shown = (exact / scale).quantize(step, ROUND_HALF_UP)
+            if abs(shown) < (1000, 100, 10)[digits] or (not digits and unit == "T"):
+                return f"{shown}{unit}"
+        scale *= 1000
+    raise AssertionError("the loop ends at T")
 
 
 def write_whole(path: Path, text: str) -> None:
