@@ -114,6 +114,26 @@ def test_scanned_layers_and_recurrence():
     assert rows(backwards, params, mask)["deep"].flop_kept == found["deep"].flop_kept
 
 
+def test_a_recurrent_layer_reads_one_step_at_a_time():
+    """5 steps of 4 numbers; the state is a constant at first, then 8 numbers."""
+    params = {"i": jnp.ones((4, 8)), "h": jnp.ones((8, 8))}
+
+    def apply(p, x):
+        cell = lambda h, x: (jnp.tanh(x @ p["i"] + h @ p["h"]), None)
+        return lax.scan(cell, jnp.zeros((x.shape[0], 8)), x.swapaxes(0, 1))[0]
+
+    found = rows(apply, params, x=jnp.ones((3, 5, 4)))
+    assert (found["i"].inputs, found["i"].flop) == (5 * 4, 5 * 2 * 32)
+    assert (found["h"].inputs, found["h"].flop) == (4 * 8, 4 * 2 * 64)
+
+
+def test_weights_chosen_by_data_are_counted_apart():
+    apply = lambda p, x: jnp.einsum("bi,bio->bo", x, p[jnp.argmax(x, -1)])
+    counts = report.count(apply, jnp.ones((4, 4, 6)), None, X)
+    assert (counts.layers, counts.flop_unweighted) == ((), 48)
+    assert counts.others == 96
+
+
 def test_weight_normalisation_belongs_to_the_direction():
     params = {"v": jnp.ones((4, 6)), "g": jnp.ones(6)}
     mask = {"v": some(4, 6), "g": None}

@@ -25,7 +25,8 @@ class Counts(NamedTuple):
       others: weights of all other leaves, such as biases and norms, all alive or not.
       others_kept: live ones among them.
       flop_unweighted: FLOP for one example of products that read no params, such as
-        those of attention; in no row, and never saved by pruning.
+        those of attention, or params that the data chooses, such as those of a mixture
+        of experts; in no row, and never saved by pruning.
       examples: how many examples the activations were measured on; 0 if on none.
     """
 

@@ -144,7 +144,7 @@ def add_product(
             flop_run=flop * total // every,
             activations=_output_share(found, leaf, shares),
             units=units or outputs,
-            inputs=sum(sizes) // examples,
+            inputs=product.inputs // examples,
             outputs=outputs,
             followed=product.weight is not None and product.weight.codes is not None,
         )

@@ -68,6 +68,8 @@ class Product(NamedTuple):
       entries: numbers in the operand that is made from weights.
       weight: that operand; `None` if both depend on the input.
       reads: positions in `Trace.sources` of what it reads.
+      inputs: numbers that it reads, each once: those of its sources, or of its operand
+        where that is a part of them.
       outputs: numbers in its result.
     """
 
@@ -76,6 +78,7 @@ class Product(NamedTuple):
     entries: int
     weight: Weight | None
     reads: tuple[int, ...]
+    inputs: int
     outputs: int
 
 
@@ -193,6 +196,12 @@ def _product(
     for x in inputs:
         for slot in x.origins if isinstance(x, _Active) else ():
             reads.append(_source(out, slot, values))
+    reads = list(dict.fromkeys(reads))
+    held = sum(
+        math.prod(t.shape)
+        for t, x in zip(types, inputs, strict=False)
+        if isinstance(x, _Active)
+    )
     number = len(out.products)
     out.products.append(
         Product(
@@ -200,7 +209,8 @@ def _product(
             flop=flop,
             entries=0 if operand is None else math.prod(types[operand].shape),
             weight=None if operand is None else inputs[operand],
-            reads=tuple(dict.fromkeys(reads)),
+            reads=tuple(reads),
+            inputs=min(held, sum(out.sources[i].size for i in reads)),
             outputs=math.prod(result),
         )
     )
