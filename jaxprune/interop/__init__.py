@@ -5,6 +5,7 @@ comes from and how it is laid out there; `load_into` compares and loads. This is
 code on NumPy arrays. What a reader needs beyond NumPy is imported when it is called.
 """
 
+from jaxprune.interop._caffe import read_caffemodel as read_caffemodel
 from jaxprune.interop._layout import AS_IS as AS_IS
 from jaxprune.interop._layout import CONV as CONV
 from jaxprune.interop._layout import DENSE as DENSE
