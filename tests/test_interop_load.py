@@ -172,6 +172,28 @@ def test_a_value_that_overflows_is_not_made_infinite():
     assert np.isinf(params["fc4"]["bias"][2])
 
 
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [(np.float32(3.4e38), jnp.bfloat16), (np.int64(300), jnp.uint8)],
+)
+def test_overflow_that_numpy_is_silent_about(value, dtype):
+    like = {"w": jax.ShapeDtypeStruct((1,), dtype)}
+    with pytest.raises(ValueError, match="overflow: w has values beyond the range"):
+        interop.load_into(like, {"w": value[None]}, interop.same_sources(like))
+    small = {"w": np.ones(1, value.dtype)}
+    loaded = interop.load_into(like, small, interop.same_sources(like))
+    assert loaded["w"].dtype == dtype
+    assert loaded["w"][0] == 1
+
+
+def test_bfloat16_of_safetensors(tmp_path):
+    values = np.array([1.5, -2.0], ml_dtypes.bfloat16)
+    safetensors.numpy.save_file({"w": values}, tmp_path / "b.safetensors")
+    read = interop.read_safetensors(tmp_path / "b.safetensors")["w"]
+    assert read.dtype == ml_dtypes.bfloat16
+    np.testing.assert_array_equal(read, values)
+
+
 def test_params_do_not_follow_the_tensors():
     given = tensors()
     params = interop.load_into(like(), given, sources())

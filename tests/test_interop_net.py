@@ -214,6 +214,10 @@ def test_nothing_is_written_of_what_cannot_be(tmp_path):
         (fc._replace(codes=fc.codes.astype(int)), "codes is int64"),
         (fc._replace(codes=fc.codes + np.uint8(9)), "largest code is 24"),
         (fc._replace(codebook=fc.codebook + np.float32(1)), "codebook begins with 1"),
+        (
+            fc._replace(bias=fc.bias * np.float32(np.nan)),
+            "bias has values that are not",
+        ),
     ):
         with pytest.raises(ValueError, match=f"^layer x: .*{message}"):
             interop.write_net(path, {"x": bad})

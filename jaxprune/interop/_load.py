@@ -131,14 +131,21 @@ def _fit(
         )
     if _kind(given.dtype) != _kind(leaf.dtype):
         raise _Misfit(f"wrong dtype: {name} {given.dtype}, for {path} {leaf.dtype}")
-    try:
-        with np.errstate(over="raise"):
-            # A copy in any case: an array of JAX may not change when a tensor does.
-            return np.array(array, dtype=leaf.dtype, order="C")
-    except FloatingPointError:
+    # A copy in any case: an array of JAX may not change when a tensor does.
+    with np.errstate(over="ignore"):
+        converted = np.array(array, dtype=leaf.dtype, order="C")
+    if given.dtype != leaf.dtype and _overflows(array, converted):
         raise _Misfit(
             f"overflow: {name} has values beyond the range of {leaf.dtype}, for {path}"
-        ) from None
+        )
+    return converted
+
+
+def _overflows(array: np.ndarray, converted: np.ndarray) -> bool:
+    """Whether a value became another integer, or infinite; NumPy tells of few."""
+    if jnp.issubdtype(converted.dtype, jnp.inexact):
+        return bool((np.isinf(converted) & ~np.isinf(array)).any())
+    return not np.array_equal(array, converted)
 
 
 def _kind(dtype: Any) -> Any:

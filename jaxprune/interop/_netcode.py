@@ -181,6 +181,10 @@ def _entries(name: str, layer: NetLayer) -> tuple[np.ndarray, np.ndarray]:
             f"layer {name}: its codebook begins with {layer.codebook[0]} and its "
             f"largest code is {largest}, expected 0 and less than {1 << bits}."
         )
+    if not (np.isfinite(layer.codebook).all() and np.isfinite(layer.bias).all()):
+        raise ValueError(
+            f"layer {name}: its codebook or bias has values that are not finite."
+        )
     flat = layer.codes.reshape(-1)
     positions = np.flatnonzero(flat)
     gaps = np.diff(positions, prepend=-1) - 1
