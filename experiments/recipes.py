@@ -133,7 +133,7 @@ def sparsity_for(target: float, network: Network) -> float:
       Refused: if even an empty net would not reach the target.
     """
     params = jax.eval_shape(
-        network.module.init, jax.random.key(0), jnp.zeros((1, 28, 28, 1))
+        network.module.init, jax.random.key(0), jnp.zeros((1, *network.input))
     )["params"]
     rows = jaxprune.summarize(params, jaxprune.dense_mask(params))
     total = sum(row.size for row in rows)

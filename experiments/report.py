@@ -152,13 +152,15 @@ def show(
             "" if paper is None else f"{paper:g}%",
         )
     table.add_section()
-    paper_kept = sum(network.kept[r["layer"]] * r["weights"] for r in result["layers"])
+    paper_kept = sum(
+        network.kept.get(r["layer"], 0) * r["weights"] for r in result["layers"]
+    )
     for name, size, alive, paper in (
         (
             "weights",
             "weights",
             "alive_weights",
-            f"{paper_kept / result['weights']:.1f}%",
+            f"{paper_kept / result['weights']:.1f}%" if network.kept else "",
         ),
         ("with biases", "params", "alive_params", ""),
     ):
@@ -176,11 +178,13 @@ def show(
     errors.add_row(
         "error, dense",
         "not measured" if dense is None else f"{dense:.2f}%",
-        f"{network.dense_error:.2f}%",
+        _known(network.dense_error, ".2f", "%"),
     )
     if result["recipe"] != "dense":
         errors.add_row(
-            "error, pruned", f"{result['error']:.2f}%", f"{network.pruned_error:.2f}%"
+            "error, pruned",
+            f"{result['error']:.2f}%",
+            _known(network.pruned_error, ".2f", "%"),
         )
         errors.add_row(
             "compression, weights", f"{result['compression_weights']:.1f}x", ""
@@ -188,7 +192,7 @@ def show(
         errors.add_row(
             "compression, all parameters",
             f"{result['compression_params']:.1f}x",
-            f"{network.compression:g}x",
+            _known(network.compression, "g", "x"),
         )
     console.print(errors)
     for note in notes(result):
@@ -199,6 +203,11 @@ def show(
         soft_wrap=True,
         highlight=False,
     )
+
+
+def _known(value: float | None, form: str, unit: str) -> str:
+    """Formats a number of the paper; empty where it has none."""
+    return "" if value is None else f"{value:{form}}{unit}"
 
 
 def notes(result: dict[str, Any]) -> list[str]:
