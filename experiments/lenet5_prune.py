@@ -15,6 +15,13 @@ As in the paper's table, on all of MNIST, five seeds:
 """
 
 import sys
+
+from experiments.start import start
+
+
+if __name__ == "__main__":  # before the imports, which take seconds
+    sys.exit(start("experiments.lenet5_prune"))
+
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +55,3 @@ def run(config: Config, digits: data.Digits, folder: Path) -> dict[str, Any]:
 def main(args: list[str] | None = None) -> int:
     """Runs the command line; gives the exit code."""
     return runs.main(run, CONFIG, LENET5, __doc__ or "", args)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
