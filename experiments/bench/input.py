@@ -108,7 +108,7 @@ class Enlarged:
     """A source whose photographs were enlarged, and lie in memory."""
 
     source: Source
-    files: list[tuple[bytes, int]]
+    files: list[tuple[bytes, int]] = dataclasses.field(repr=False)  # Grain writes it
 
     @property
     def classes(self) -> tuple[str, ...]:
