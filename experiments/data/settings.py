@@ -36,7 +36,7 @@ class Images:
     threads: int | None = None
     #: Batches that lie ready on the device.
     prefetch: int = 2
-    #: Broken images that are left out, each with a warning, before the run stops.
+    #: Broken images that each process leaves out, with a warning, before it stops.
     max_broken: int = 20
 
 
