@@ -1,5 +1,6 @@
 """Photographs: transforms beside Pillow, odd files, shards, positions, messages."""
 
+import csv
 import io
 import logging
 import os
@@ -15,6 +16,7 @@ from PIL import Image
 from scipy import stats
 
 from experiments import data as d
+from experiments.bench import input as bench
 from experiments.config import Refused
 from experiments.data import decode as dec
 from experiments.data import transforms as tr
@@ -288,6 +290,7 @@ def test_a_folder_of_class_folders(folder, tmp_path):
     assert {Path(n).parent.name for n in names[0]} == {"ant", "bee", "cat"}
     # The same without train/, under a name of its own, and val/ by both of its names.
     assert len(d.open_source(settings(folder / "train"), "all")) == 23
+    assert len(d.open_source(settings(folder / "train"), "all[:10]")) == 10
     shutil.copytree(folder / "train", tmp_path / "val")
     for split in ("val", "validation"):
         assert len(d.open_source(settings(tmp_path), split)) == 23
@@ -400,7 +403,7 @@ def test_broken_files_are_counted_and_named(tmp_path, caplog):
     assert not images[~valid].any()
     assert images[valid].any((1, 2, 3)).all()
     assert len(iterator.broken) == 2 == len(caplog.records)
-    assert "truncated" in iterator.broken[str(victim)]
+    assert "truncated" in iterator.broken[str(victim)].lower()
     assert str(victim) in caplog.text
     assert "004.JPEG: 6 bytes of no known" in caplog.text
     with pytest.raises(Refused, match=r"2 images are broken, more than --max-broken 1"):
@@ -460,6 +463,8 @@ def test_wrong_splits_are_refused(folder, tmp_path):
         d.open_source(settings(folder), "validation")
     with pytest.raises(Refused, match="not to be had"):
         d.open_source(settings(folder), "train[nonsense]")
+    with pytest.raises(Refused, match="not to be had"):
+        d.open_source(settings(folder), "train[:50%]+val")
     with pytest.raises(Refused, match="is empty"):
         d.open_source(settings(folder), "train[:0]")
     write_folder(tmp_path, 3)
@@ -559,8 +564,15 @@ class TestReal:
         split = d.load_cifar10(tfds_root, "test[:200]")
         assert split.images.shape == (200, 32, 32, 3)
         assert set(split.labels) == set(range(10))
-        with pytest.raises(Refused, match="CIFAR-10 is not in"):
+        with pytest.raises(Refused, match=r"its shape is \(28, 28, 3\), expected"):
             d.load_cifar10(tfds_root / "mnist", "test")
+
+
+def test_missing_cifar10_tells_the_commands(tmp_path):
+    with pytest.raises(Refused, match="CIFAR-10 is not in") as caught:
+        d.load_cifar10(tmp_path, "test")
+    assert "tfds.builder('cifar10', " in str(caught.value)
+    assert "file_format='array_record'" in str(caught.value)
 
 
 def test_augmented_images_are_crops_of_the_padded():
@@ -582,3 +594,56 @@ def test_augmented_images_are_crops_of_the_padded():
         drawn |= found
     for axis, count in ((0, 5), (1, 5), (2, 2)):
         assert len({f[axis] for f in drawn}) == count
+
+
+# The benchmark
+
+
+def test_bench(folder, tmp_path, capsys):
+    out = tmp_path / "bench.csv"
+    arguments = f"--data-dir {folder} --split train --block 5 --blocks 2 --batch 4"
+    arguments += f" --rates 700 --enlarge 60 --threads 1 --out {out}"
+    assert bench.main(arguments.split()) == 0
+    rows = list(csv.DictReader(out.open()))
+    assert len(rows) == 4 + 4 * 5
+    assert {row["task"] for row in rows} == {"decode", *bench.TASKS}
+    for row in rows:
+        assert float(row["per_core"]) > 0
+        assert row["failed"] == "0"
+        assert row["cpu"]
+        assert row["photographs"] == "10"
+        if row["name"] == bench.OURS:
+            assert float(row["ratio"]) == 1
+    assert "700 images/s: " in capsys.readouterr().out
+
+
+def test_bench_counts_cores():
+    assert bench.cores_for(900, 450) == 2
+    assert bench.cores_for(901, 450) == 3
+
+
+@pytest.mark.parametrize("task", ["caffe eval", "torchvision eval"])
+@pytest.mark.parametrize("decoder", ["simplejpeg", "OpenCV", "PIL"])
+def test_bench_compares_like_with_like(task, decoder):
+    convention, train = bench.TASKS[task]
+    data = encoded(picture(300, 410))
+    side = tr.crop_of(convention)
+    plain = bench.plain_transform(decoder, convention, train=train, resize=256)
+    ours = tr.make_transform(convention, train=train, crop=side)
+    assert distance(run(plain, data, side), run(ours, data, side)).max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--threads 0", "--threads is 0, expected 1 or more"),
+        ("--block 24", "--block is 24, expected at most the 23 images of train"),
+        ("--split test", "has 'train', or slices"),
+    ],
+)
+def test_bench_refuses(folder, tmp_path, capsys, arguments, message):
+    out = tmp_path / "bench.csv"
+    common = f"--data-dir {folder} --split train --block 2 --out {out} "
+    assert bench.main((common + arguments).split()) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()

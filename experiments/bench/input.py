@@ -255,12 +255,13 @@ def check(options: Options) -> None:
     Raises:
       Refused: naming the flag, its value and what was expected.
     """
+    threads = options.threads
     rules = (
         ("enlarge", options.enlarge, options.enlarge >= 0, "0 or more"),
         ("block", options.block, options.block >= 1, "1 or more"),
         ("blocks", options.blocks, options.blocks >= 1, "1 or more"),
         ("batch", options.batch, options.batch >= 1, "1 or more"),
-        ("threads", options.threads, (options.threads or 1) >= 1, "1 or more"),
+        ("threads", threads, threads is None or threads >= 1, "1 or more"),
         ("rates", options.rates, min(options.rates, default=0) >= 1, "1 or more"),
     )
     for flag, value, good, expected in rules:

@@ -51,12 +51,12 @@ def check_images(images: Images) -> None:
     Raises:
       Refused: naming the flag, its value and what was expected.
     """
-    side = crop_side(images)
+    side, threads = crop_side(images), images.threads
     rules = (
         ("resize", images.resize, images.resize >= 1, "1 or more"),
         ("crop", side, 1 <= side <= images.resize, f"1 to {images.resize} (--resize)"),
         ("workers", images.workers, images.workers >= 0, "0 or more"),
-        ("threads", images.threads, (images.threads or 1) >= 1, "1 or more"),
+        ("threads", threads, threads is None or threads >= 1, "1 or more"),
         ("prefetch", images.prefetch, images.prefetch >= 1, "1 or more"),
         ("max-broken", images.max_broken, images.max_broken >= 0, "0 or more"),
     )
