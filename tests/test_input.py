@@ -560,6 +560,21 @@ class TestReal:
         with pytest.raises(Refused, match=r"'train'.*has validation \(1,000\)"):
             d.open_source(images, "train")
 
+    def test_a_format_for_tensorflow_is_refused(self, tfds_root, tmp_path):
+        folder = tmp_path / "imagenet2012" / "5.1.0"
+        folder.mkdir(parents=True)
+        for path in (tfds_root / "imagenet2012" / "5.1.0").glob("*.*"):
+            if path.suffix in (".json", ".txt"):
+                text = path.read_text()
+                text = text.replace("array_record", "tfrecord")
+                (folder / path.name).write_text(text)
+        with pytest.raises(Refused) as caught:
+            d.open_source(d.Images(data_dir=tmp_path), "validation")
+        assert f"{folder} is in the format tfrecord" in str(caught.value)
+        assert f"tfds convert_format --dataset_version_dir={folder} " in str(
+            caught.value
+        )
+
     def test_cifar10(self, tfds_root):
         split = d.load_cifar10(tfds_root, "test[:200]")
         assert split.images.shape == (200, 32, 32, 3)

@@ -18,7 +18,6 @@ if __name__ == "__main__":  # before the imports, which take seconds
     sys.exit(start("experiments.bench.input"))
 
 import dataclasses
-import io
 import itertools
 import math
 import random
@@ -35,6 +34,7 @@ from rich.table import Table
 
 from experiments.bench._common import hardware, interleave, usable_cores, write_csv
 from experiments.bench._decoders import DECODERS, plain_transform
+from experiments.bench._photographs import Block, enlarge
 from experiments.config import Refused
 from experiments.data.decode import decode
 from experiments.data.device import OnDevice
@@ -79,65 +79,6 @@ class Options:
     rates: tuple[int, ...] = (500, 1000, 2500, 5000)
     #: Where the CSV goes.
     out: Path = Path("experiments/results/bench_input.csv")
-
-
-@dataclasses.dataclass(frozen=True)
-class Block:
-    """A part of a source, so that the pipeline reads the block that the others read."""
-
-    source: Source
-    begin: int
-    length: int
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.source.classes
-
-    def __len__(self) -> int:
-        return self.length
-
-    def read(self, index: int) -> tuple[bytes, int]:
-        return self.source.read(self.begin + index)
-
-    def name(self, index: int) -> str:
-        return self.source.name(self.begin + index)
-
-
-@dataclasses.dataclass(frozen=True)
-class Enlarged:
-    """A source whose photographs were enlarged, and lie in memory."""
-
-    source: Source
-    files: list[tuple[bytes, int]] = dataclasses.field(repr=False)  # Grain writes it
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.source.classes
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def read(self, index: int) -> tuple[bytes, int]:
-        return self.files[index]
-
-    def name(self, index: int) -> str:
-        return self.source.name(index)
-
-
-def enlarge(source: Source, side: int, count: int) -> Enlarged:
-    """Enlarges the first photographs and encodes them anew."""
-    from PIL import Image
-
-    files = []
-    for index in range(count):
-        data, label = source.read(index)
-        image = Image.fromarray(decode(data))
-        scale = side / min(image.size)
-        size = (round(image.width * scale), round(image.height * scale))
-        out = io.BytesIO()
-        image.resize(size, Image.Resampling.BICUBIC).save(out, "JPEG", quality=90)
-        files.append((out.getvalue(), label))
-    return Enlarged(source, files)
 
 
 def failures(files: list[bytes]) -> dict[str, int]:
