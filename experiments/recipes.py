@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 import jaxprune
-from experiments.config import Config, Refused, Training
+from experiments.config import Refused, Settings, Training
 from experiments.flags import qualities
 from experiments.models import Network
 
@@ -38,14 +38,25 @@ class Plan(NamedTuple):
     dense_step: int | None
     dense_is_trained: bool
 
+    @property
+    def ends(self) -> dict[int, str]:
+        """Gives the names of the phases, by the first step after each.
 
-def plan(config: Config, network: Network, epoch: int) -> Plan:
+        Params that are trained from the start on are as if a phase ended there.
+        """
+        names = [name for _, name in self.phases]
+        ends = [*[begin for begin, _ in self.phases[1:]], self.steps]
+        given = {0: "dense"} if self.dense_is_trained and self.dense_step == 0 else {}
+        return given | dict(zip(ends, names, strict=True))
+
+
+def plan(config: Settings, network: Network, epoch: int) -> Plan:
     """Makes the plan of the recipe in `config`; `epoch` is steps per epoch."""
     recipes = {"paper": paper, "gradual": gradual, "dense": dense}
     return recipes[config.pruning.recipe](config, network, epoch)
 
 
-def dense(config: Config, network: Network, epoch: int) -> Plan:
+def dense(config: Settings, network: Network, epoch: int) -> Plan:
     """Trains without pruning, in the same loop: the control."""
     del network
     steps = _steps("dense-epochs", config.training.dense_epochs, epoch)
@@ -54,7 +65,7 @@ def dense(config: Config, network: Network, epoch: int) -> Plan:
     return Plan(tx, steps, ((0, "dense"),), None, True)
 
 
-def paper(config: Config, network: Network, epoch: int) -> Plan:
+def paper(config: Settings, network: Network, epoch: int) -> Plan:
     """Trains dense, then prunes by quality x deviation and retrains, round by round.
 
     Source:
@@ -91,7 +102,7 @@ def paper(config: Config, network: Network, epoch: int) -> Plan:
     return Plan(tx, begin + len(starts) * length, ((0, "dense"), *names), begin, True)
 
 
-def gradual(config: Config, network: Network, epoch: int) -> Plan:
+def gradual(config: Settings, network: Network, epoch: int) -> Plan:
     """Prunes while training, by a cubic schedule of one sparsity for the whole net.
 
     Source:

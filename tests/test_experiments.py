@@ -31,6 +31,7 @@ from experiments import (
     runs,
     seeds,
     summary,
+    tasks,
     train,
 )
 from experiments.bench import lenet5_step, select, step
@@ -592,7 +593,7 @@ def test_a_loss_that_is_not_finite_before_any_checkpoint_says_how_to_start_anew(
 
 
 def train_order(config, size):
-    return np.asarray(train.order(jax.random.key(config.run.seed), size)(0))
+    return np.asarray(tasks.order(jax.random.key(config.run.seed), size)(0))
 
 
 def read_log(out):
