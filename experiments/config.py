@@ -57,9 +57,11 @@ class Pruning:
 
     #: paper: train dense, then rounds of pruning by quality x deviation and
     #: retraining. gradual: prune while training, a cubic schedule of one sparsity for
-    #: the whole net. dense: the same loop without pruning.
-    recipe: Literal["paper", "gradual", "dense"] = "paper"
-    #: paper: rounds of pruning and retraining.
+    #: the whole net. rewind: train dense, then rounds of pruning by one threshold for
+    #: the whole net and retraining at the learning rates that dense training ended
+    #: with. dense: the same loop without pruning.
+    recipe: Literal["paper", "gradual", "rewind", "dense"] = "paper"
+    #: paper, rewind: rounds of pruning and retraining.
     rounds: int = 3
     #: paper: threshold of the last round, in standard deviations of a layer's weights:
     #: a number, or one for each layer, first match wins, as in
@@ -70,11 +72,15 @@ class Pruning:
     #: paper: deviation of the weights alive at that round, or of the dense net's,
     #: frozen when pruning begins. The paper does not say which.
     deviation: Literal["live", "dense"] = "live"
-    #: paper: epochs of each round.
+    #: paper: what is frozen while a round retrains. turns: the dense layers while the
+    #: convolutions are pruned and retrained, then the convolutions, each turn as long
+    #: as a round; none: nothing.
+    freeze: Literal["turns", "none"] = "none"
+    #: paper, rewind: epochs of each round.
     retrain_epochs: float = 10.0
     #: paper: learning rate of retraining, as a share of lr.
     retrain_lr: float = 0.1
-    #: gradual: compression wanted, counted on all parameters.
+    #: gradual, rewind: compression wanted, counted on all parameters.
     target: float = 12.5
     #: gradual: epochs in all.
     epochs: float = 40.0

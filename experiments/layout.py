@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import jaxprune
@@ -152,33 +151,6 @@ def shardings(layout: Layout, params: Any, tree: Any) -> Any:
         return layout.everywhere
 
     return jax.tree_util.tree_map_with_path(lies, tree)
-
-
-def to_host(tree: Any) -> Any:
-    """Copies a tree whole to the memory of every process, as NumPy arrays."""
-    if jax.process_count() == 1:
-        return jax.device_get(tree)
-    return jax.tree.map(
-        lambda x: multihost_utils.process_allgather(x, tiled=True), tree
-    )
-
-
-def first_process() -> bool:
-    """Tells whether this process writes what the run leaves behind."""
-    return jax.process_index() == 0
-
-
-def together(name: str) -> None:
-    """Waits for all processes to come to the place of this name."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
-
-
-def any_process(told: bool) -> bool:
-    """Tells whether any process was told so; all of them must ask."""
-    if jax.process_count() == 1:
-        return told
-    return bool(np.any(multihost_utils.process_allgather(np.array(told))))
 
 
 def _parts(path: Any) -> tuple[str, ...]:

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from experiments import data, files, judge, recipes, summary
 from experiments.config import Config, Refused, Settings
 from experiments.flags import parse
-from experiments.layout import first_process, together
 from experiments.models import Network
+from experiments.processes import first_process, together
 from experiments.seeds import add_row, read_rows, show_seeds
 from experiments.step import Diverged, check_step
 from experiments.stop import Stopped

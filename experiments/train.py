@@ -17,21 +17,15 @@ import jaxprune
 from experiments import files
 from experiments.checkpoint import Checkpoints
 from experiments.config import Settings, decisive
-from experiments.layout import (
-    Layout,
-    any_process,
-    first_process,
-    make_layout,
-    shardings,
-    to_host,
-)
+from experiments.layout import Layout, make_layout, shardings
 from experiments.log import Log
 from experiments.models import Network
+from experiments.processes import any_process, first_process, to_host
 from experiments.progress import Progress
 from experiments.recipes import Plan
 from experiments.step import FEW_CLASSES, State, first_state, make_step, read, sound
 from experiments.stop import Stop, Stopped
-from experiments.tasks import InFlight, Task
+from experiments.tasks import Feed, InFlight, Task
 
 
 class Fitted(NamedTuple):
@@ -50,6 +44,20 @@ class Fitted(NamedTuple):
     dense_params: Any
     steps: int
     seconds: float
+
+
+class Program(NamedTuple):
+    """The compiled parts of a run; the steps take the state over.
+
+    Attributes:
+      begin: makes the first state, of weights in the host's memory or drawn.
+      one: a step, of a state and what the feed gave.
+      many: steps until the one that is given, or until a loss is not finite.
+    """
+
+    begin: Callable[[Any], State]
+    one: Any
+    many: Any
 
 
 Round = Callable[[str, Any, Any, dict[str, float]], None]
@@ -95,32 +103,9 @@ def fit(
     top5 = network.classes > FEW_CLASSES
 
     # State: drawn, or made from weights, where it is to lie.
-    key = jax.random.key(config.run.seed)
-    begin = partial(first_state, network, plan.tx)
-    shapes = jax.eval_shape(begin, key, params)
-    lies = shardings(layout, shapes.params, shapes)
-    state = jax.jit(begin, out_shardings=lies)(key, params)
+    program = make_program(config, network, plan, task.feed, layout, accumulate, params)
+    state = program.begin(params)
     del params
-    step_of = make_step(
-        config, network, plan.tx, jax.random.fold_in(key, 2), accumulate
-    )
-    jit = partial(jax.jit, donate_argnums=0)
-
-    # Steps: one a call, or as many as are due, in a loop that stops at a bad loss. The
-    # second result tells when a call is done; the state's own step is donated.
-    @partial(jit, in_shardings=(lies, None), out_shardings=(lies, None))
-    def one(state: State, arrays: Any) -> tuple[State, jax.Array]:
-        state = step_of(state, feed.batch(arrays, state.step))
-        return state, state.step + 0
-
-    @partial(jit, in_shardings=(lies, None, None), out_shardings=(lies, None))
-    def many(state: State, arrays: Any, until: int) -> tuple[State, jax.Array]:
-        state = lax.while_loop(
-            lambda s: (s.step < until) & (s.bad < 0),
-            lambda s: step_of(s, feed.batch(arrays, s.step)),
-            state,
-        )
-        return state, state.step + 0
 
     # Checkpoint: where to go on from.
     checkpoints = Checkpoints(folder / "checkpoints", decisive(config))
@@ -152,6 +137,7 @@ def fit(
                     seconds = round(time.perf_counter() - began, 3)
                     line = {"step": step, "round": ends[step], **errors}
                     log.write({**line, "seconds": seconds})
+                    logged = time.perf_counter()  # judging is not training
                     if round_done is not None:
                         mask = jaxprune.get_mask(state.opt_state)
                         held = to_host((state.params, mask))
@@ -187,9 +173,9 @@ def fit(
                 )
                 arrays = feed.arrays(step)
                 if feed.per_call > 1:
-                    state, tick = many(state, arrays, until)
+                    state, tick = program.many(state, arrays, until)
                 else:
-                    state, tick = one(state, arrays)
+                    state, tick = program.one(state, arrays)
                 in_flight.add(tick)
                 step = until
                 line, rate = {}, {}
@@ -218,6 +204,43 @@ def fit(
         dense_params = files.load_weights(dense_file, params)
     seconds = time.perf_counter() - began
     return Fitted(params, mask, dense_params, step, seconds)
+
+
+def make_program(
+    config: Settings,
+    network: Network,
+    plan: Plan,
+    feed: Feed,
+    layout: Layout,
+    accumulate: int = 1,
+    params: Any = None,
+) -> Program:
+    """Makes the compiled parts; `params` are looked at for their shapes."""
+    key = jax.random.key(config.run.seed)
+    begin = partial(first_state, network, plan.tx, key)
+    shapes = jax.eval_shape(begin, params)
+    lies = shardings(layout, shapes.params, shapes)
+    step_of = make_step(
+        config, network, plan.tx, jax.random.fold_in(key, 2), accumulate
+    )
+    jit = partial(jax.jit, donate_argnums=0, out_shardings=(lies, None))
+
+    # The second result tells when a call is done; the state's own step is donated.
+    @partial(jit, in_shardings=(lies, None))
+    def one(state: State, arrays: Any) -> tuple[State, jax.Array]:
+        state = step_of(state, feed.batch(arrays, state.step))
+        return state, state.step + 0
+
+    @partial(jit, in_shardings=(lies, None, None))
+    def many(state: State, arrays: Any, until: int) -> tuple[State, jax.Array]:
+        state = lax.while_loop(
+            lambda s: (s.step < until) & (s.bad < 0),
+            lambda s: step_of(s, feed.batch(arrays, s.step)),
+            state,
+        )
+        return state, state.step + 0
+
+    return Program(jax.jit(begin, out_shardings=lies), one, many)
 
 
 def _next(step: int, period: int) -> int:
