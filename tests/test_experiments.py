@@ -34,7 +34,7 @@ from experiments import (
     tasks,
     train,
 )
-from experiments.bench import lenet5_step, select, step
+from experiments.bench import lenet5_step, select, step, train_step
 from experiments.config import Data, Pruning, Refused
 from experiments.flags import parse, qualities
 from experiments.models import LENET5, LENET300
@@ -85,7 +85,12 @@ def test_a_wrong_flag_exits_with_2_and_is_named(flags, message, capsys):
     assert message in capsys.readouterr().err
 
 
-BENCHES = {"select": select, "step": step, "lenet5_step": lenet5_step}
+BENCHES = {
+    "select": select,
+    "step": step,
+    "lenet5_step": lenet5_step,
+    "train_step": train_step,
+}
 
 
 @pytest.mark.parametrize(
@@ -96,6 +101,10 @@ BENCHES = {"select": select, "step": step, "lenet5_step": lenet5_step}
         ("step", "--pairs 0", "--pairs is 0, expected 8 or more."),
         ("step", "--stacks VGG", "--stacks is 'VGG', expected parts of 'LeNet-300-100"),
         ("lenet5_step", "--pairs 0", "--pairs is 0, expected 1 or more."),
+        ("train_step", "--batch 0", "--batch is 0, expected 1 or more."),
+        ("train_step", "--side 8", "--side is 8, expected 32 or more."),
+        ("train_step", "--peak-tflops 0", "--peak-tflops is 0.0, expected above 0."),
+        ("train_step", "--networks", "--networks names none, expected one or more."),
     ],
 )
 def test_a_wrong_flag_of_a_benchmark_exits_with_2_and_is_named(
