@@ -210,7 +210,7 @@ def _photographs(config: ImageConfig, network: Network, layout: Layout) -> Any:
         )
     side = data.crop_side(images)
     network = _network(network, len(train.classes), (side, side, 3), config)
-    batch, shard = config.training.batch, _shard(layout, config.training.batch)
+    batch, shard = config.training.batch, shard_of(layout, config.training.batch)
 
     def batches(source: Source, seed: int | None) -> data.OnDevice:
         made = data.make_batches(source, images, batch=batch, seed=seed, shard=shard)
@@ -237,7 +237,7 @@ def _network(
     return network._replace(module=module, classes=classes, input=side)
 
 
-def _shard(layout: Layout, batch: int) -> data.Shard:
+def shard_of(layout: Layout, batch: int) -> data.Shard:
     """Says which part of each batch this process reads: that of its devices."""
     places = layout.batch.addressable_devices_indices_map((batch,)).values()
     rows = [place[0].indices(batch) for place in places if place is not None]
