@@ -99,7 +99,8 @@ def show_dry_run(
         table.add_row(f"steps, {name}", f"{end - before:,}")
     table.add_row("steps, all", f"{plan.steps:,}")
     table.add_row(
-        "a step", f"{step_seconds:.4g} s, {batch / step_seconds:.4g} images/s"
+        "a step",
+        f"{step_seconds:.4g} s, {config.training.batch / step_seconds:.4g} images/s",
     )
     table.add_row(
         "a batch from the data", f"{batch_seconds:.4g} s, this process's part of it"

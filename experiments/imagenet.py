@@ -46,10 +46,17 @@ class ImageConfig(Settings):
 
 
 class Preset(NamedTuple):
-    """A network, and the settings that are its defaults."""
+    """A network, and the settings that are its defaults.
+
+    Attributes:
+      network: what is trained.
+      config: the defaults of the flags.
+      scratch: whether it trains from scratch on inputs so prepared.
+    """
 
     network: Network
     config: ImageConfig
+    scratch: bool = True
 
 
 class Loaded(NamedTuple):
@@ -106,6 +113,12 @@ def main(
     prog = f"python -m {run.__module__}"
     config = parse(preset.config, prog, description, given)
     try:
+        if not preset.scratch and config.start.weights is None:
+            raise Refused(
+                f"{preset.network.name} does not train from scratch on inputs of "
+                "--convention caffe, which are not of unit deviation: give --weights, "
+                "or --convention torchvision."
+            )
         start_processes(config.devices)
         if config.start.dry_run:
             loaded = load(config, preset.network)

@@ -70,6 +70,7 @@ def test_the_data_set_chooses_the_defaults(capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        ("", "VGG-16 does not train from scratch on inputs of --convention caffe"),
         ("--process 1", "--coordinator, --processes and --process belong together"),
         (
             "--coordinator a:1 --processes 2 --process 2",
@@ -84,6 +85,8 @@ def test_the_data_set_chooses_the_defaults(capsys):
 )
 def test_what_cannot_run_is_told_and_leaves_nothing(flags, message, tmp_path, capsys):
     out = tmp_path / "run"
+    if flags:
+        flags += " --convention torchvision"
     assert vgg16_prune.main([*flags.split(), "--out", str(out)]) == 1
     assert message in capsys.readouterr().err
     assert not out.exists()
@@ -256,6 +259,7 @@ def test_on_photographs_killed_and_resumed(name, tmp_path):
     flags += "--retrain-epochs 0.02 --checkpoint-every 2".split()
     if name == "vgg16_prune":
         flags += "--crop 48 --resize 48 --target 4".split()
+        flags += "--convention torchvision".split()
     command = [sys.executable, "-m", f"experiments.{name}", *flags, "--out"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
     quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
