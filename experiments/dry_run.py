@@ -98,9 +98,8 @@ def show_dry_run(
     for (end, name), before in zip(ends, [0, *[e for e, _ in ends]], strict=False):
         table.add_row(f"steps, {name}", f"{end - before:,}")
     table.add_row("steps, all", f"{plan.steps:,}")
-    table.add_row(
-        "a step", f"{step_seconds:.4g} s, {batch / step_seconds:.4g} images/s"
-    )
+    rate = config.training.batch / step_seconds
+    table.add_row("a step", f"{step_seconds:.4g} s, {rate:.4g} images/s")
     table.add_row(
         "a batch from the data", f"{batch_seconds:.4g} s, this process's part of it"
     )

@@ -46,10 +46,17 @@ class ImageConfig(Settings):
 
 
 class Preset(NamedTuple):
-    """A network, and the settings that are its defaults."""
+    """A network, and the settings that are its defaults.
+
+    Attributes:
+      network: what is trained.
+      config: the defaults of the flags.
+      scratch: whether it trains from scratch on inputs so prepared.
+    """
 
     network: Network
     config: ImageConfig
+    scratch: bool = True
 
 
 class Loaded(NamedTuple):
@@ -106,6 +113,12 @@ def main(
     prog = f"python -m {run.__module__}"
     config = parse(preset.config, prog, description, given)
     try:
+        if not preset.scratch and config.start.weights is None:
+            raise Refused(
+                f"{preset.network.name} does not train from scratch on inputs of "
+                "--convention caffe, which are not of unit deviation: give --weights, "
+                "or --convention torchvision."
+            )
         start_processes(config.devices)
         if config.start.dry_run:
             loaded = load(config, preset.network)
@@ -210,7 +223,7 @@ def _photographs(config: ImageConfig, network: Network, layout: Layout) -> Any:
         )
     side = data.crop_side(images)
     network = _network(network, len(train.classes), (side, side, 3), config)
-    batch, shard = config.training.batch, _shard(layout, config.training.batch)
+    batch, shard = config.training.batch, shard_of(layout, config.training.batch)
 
     def batches(source: Source, seed: int | None) -> data.OnDevice:
         made = data.make_batches(source, images, batch=batch, seed=seed, shard=shard)
@@ -237,7 +250,7 @@ def _network(
     return network._replace(module=module, classes=classes, input=side)
 
 
-def _shard(layout: Layout, batch: int) -> data.Shard:
+def shard_of(layout: Layout, batch: int) -> data.Shard:
     """Says which part of each batch this process reads: that of its devices."""
     places = layout.batch.addressable_devices_indices_map((batch,)).values()
     rows = [place[0].indices(batch) for place in places if place is not None]

@@ -58,7 +58,7 @@ CONFIG = ImageConfig(
     run=Run(steps_per_call=1),
 )
 PRESETS = {
-    "caffe": Preset(VGG16_CAFFE, CONFIG),
+    "caffe": Preset(VGG16_CAFFE, CONFIG, scratch=False),
     "torchvision": Preset(VGG16_TORCHVISION, CONFIG),
     "cifar10": Preset(
         VGG16_CIFAR10,

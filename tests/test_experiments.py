@@ -37,7 +37,9 @@ from experiments import (
 from experiments.bench import lenet5_step, select, step, train_step
 from experiments.config import Data, Pruning, Refused
 from experiments.flags import parse, qualities
+from experiments.log import Log
 from experiments.models import LENET5, LENET300
+from experiments.stop import Stopped
 
 
 ROOT = Path(__file__).parent.parent
@@ -537,6 +539,32 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/opt/my python/bin/python")
     assert lenet300_prune.main(["--out", str(out), "--resume", "--lr", "0.5"]) == 130
     assert f"\n  '/opt/my python/bin/python' {command} " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("step", "where"), [(40, "saved at step 40"), (0, "before")])
+def test_after_sigterm_one_line_says_how_to_go_on(tmp_path, capsys, step, where):
+    def stopped(config, digits, folder):
+        raise Stopped(step)
+
+    assert invoke("--out", str(tmp_path), "--overwrite", run=stopped) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith(f"Stopped, {where}")
+    assert lines[0].endswith(f"--out {tmp_path} --resume")
+
+
+def test_the_log_for_tensorboard_holds_the_numbers_too(tmp_path, monkeypatch):
+    log = Log(tmp_path / "metrics.jsonl", 0, tensorboard=True)
+    log.write({"step": 3, "round": "dense", "train_error": 12.5, "seconds": 1.0})
+    log.close()
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    written = events.read_bytes()
+    assert b"train_error" in written
+    assert np.float32(12.5).tobytes() in written
+    assert b"round" not in written
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(Refused, match="--tensorboard needs tensorboardX"):
+        Log(tmp_path / "metrics.jsonl", 0, tensorboard=True)
 
 
 def test_ctrl_c_before_the_run_begins_leaves_nothing(tmp_path, monkeypatch):
