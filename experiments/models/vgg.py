@@ -57,6 +57,7 @@ class VGG16(nn.Module):
                     (3, 3),
                     dtype=self.dtype,
                     kernel_init=he,
+                    conv_general_dilated=conv.same_conv,
                     name=f"conv{block}_{i}",
                 )(x)
                 if self.norm_groups:
