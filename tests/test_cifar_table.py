@@ -32,8 +32,10 @@ def test_it_runs_each_network_once_and_sums_its_seeds_up(tmp_path, monkeypatch, 
         def main(flags):
             config = parse(alexnet_prune.CONFIG, "test", "", flags)
             asked.append((name, config))
+            table = tmp_path / name / "seeds.csv"
+            assert config.run.out == table.parent
             for seed in range(config.run.seeds):
-                seeds.add_row(config.run.out / "seeds.csv", row(seed, 10, 9 + seed))
+                seeds.add_row(table, row(seed, 10, 9 + seed))
             return 0
 
         return main

@@ -92,7 +92,7 @@ def run(path, tmp_path, monkeypatch):
     )
     client.execute()
     return "".join(
-        output.get("text", "")
+        output.get("text", "") + output.get("data", {}).get("text/plain", "")
         for cell in notebook.cells
         if cell.cell_type == "code"
         for output in cell.outputs
