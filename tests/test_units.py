@@ -233,6 +233,80 @@ def test_convolutions_against_torch():
     np.testing.assert_allclose(y.numpy(), before, rtol=1e-5, atol=1e-5)
 
 
+def fire_net(params, x):
+    """SqueezeNet's module in PyTorch, between a convolution and a dense layer."""
+    torch: Any = importlib.import_module("torch")
+    nn = torch.nn.functional
+    p = jax.tree.map(lambda a: torch.from_numpy(np.array(a)), params)
+
+    def conv(name, x, padding=0):
+        weight = p[name]["kernel"].permute(3, 2, 0, 1)
+        return nn.relu(nn.conv2d(x, weight, p[name]["bias"], padding=padding))
+
+    x = conv("squeeze", conv("first", torch.from_numpy(x)))
+    x = torch.cat([conv("one", x), conv("three", x, 1)], 1)
+    x = conv("last", nn.max_pool2d(x, 2, ceil_mode=True))
+    x = x.permute(0, 2, 3, 1).reshape(len(x), -1)
+    return nn.linear(x, p["out"]["kernel"].T, p["out"]["bias"]).numpy()
+
+
+FIRE = (
+    Link("first/kernel", "squeeze/kernel"),
+    Link("squeeze/kernel", "one/kernel"),
+    Link("squeeze/kernel", "three/kernel", between=("relu", "zero padding")),
+    Link("one/kernel", "last/kernel"),
+    Link("three/kernel", "last/kernel", offset=3),
+    Link("last/kernel", "out/kernel", fan=4),
+)
+FIRE_SHAPES = {
+    "first": (2, 2, 2, 4),
+    "squeeze": (1, 1, 4, 4),
+    "one": (1, 1, 4, 3),
+    "three": (3, 3, 4, 5),
+    "last": (2, 2, 8, 4),
+    "out": (16, 3),
+}
+PARTS = [name for name in FIRE_SHAPES if name != "out"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.fixed_dictionaries({n: hnp.arrays(bool, FIRE_SHAPES[n][-1]) for n in PARTS}),
+    st.fixed_dictionaries({n: hnp.arrays(bool, FIRE_SHAPES[n][-1]) for n in PARTS}),
+    st.integers(0, 2**32 - 1),
+)
+def test_a_fire_module_with_any_units_dead_computes_the_same(unfed, unread, seed):
+    pytest.importorskip("torch")
+    params, mask = pruned(FIRE_SHAPES, seed, unfed=0)
+    for name in PARTS:
+        kill_units(params, mask, name, np.flatnonzero(unfed[name]))
+    for link in FIRE:
+        units = unread[link.producer.removesuffix("/kernel")]
+        rows = params[link.consumer.removesuffix("/kernel")]["kernel"].shape[-2]
+        at = np.flatnonzero(units)[:, None] + link.offset
+        at = at + np.arange(link.fan) * (rows // link.fan)
+        for tree, dead in ((params, 0), (mask, False)):
+            kernel = tree[link.consumer.removesuffix("/kernel")]["kernel"]
+            kernel[..., at.ravel(), :] = dead
+    small = remove_dead(params, mask, FIRE)
+    x = np.random.default_rng(0).normal(size=(2, 2, 6, 6)).astype(np.float32)
+    after = fire_net(small.params, x)
+    np.testing.assert_allclose(after, fire_net(params, x), rtol=1e-5, atol=1e-5)
+    for layer in small.units:
+        name = layer.layer.removesuffix("/kernel")
+        gone = {*layer.unread, *layer.zero, *layer.folded}
+        told = gone.union(*layer.stay.values())
+        assert set(np.flatnonzero(unfed[name] | unread[name]).tolist()) <= told
+        # Only into the padded convolution a constant cannot go.
+        held = [why for why in layer.stay if not why.startswith("a layer keeps")]
+        assert all("zero padding" in why for why in held)
+        assert not held or name == "squeeze"
+    offset = {u.layer: u.kept for u in small.units}["one/kernel"]
+    links = [link._replace(offset=offset) if link.offset else link for link in FIRE]
+    again = remove_dead(small.params, small.mask, links)
+    assert all(u.kept == u.size for u in again.units)
+
+
 # What stays, and why.
 
 

@@ -344,7 +344,4 @@ def test_reasons_reach_the_report():
     mask["a"]["kernel"] = mask["a"]["kernel"].at[:, :2].set(False)
     (a, *_) = dead_units(tree, mask, find_links(returned, tree, shape(1, 6)))
     assert a.kept == 6
-    assert a.stay == {
-        "it is constant, and mixing: the function returns it lies between it and "
-        "b/kernel": (0, 1)
-    }
+    assert a.stay == {"the function returns it": (0, 1)}

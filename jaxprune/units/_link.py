@@ -106,14 +106,19 @@ def _become(between: Between, values: np.ndarray) -> np.ndarray:
     return between(values)
 
 
-def obstacle(link: Link, value: float) -> str:
-    """Names the first of what lies between that leaves no constant of a value."""
+def obstacle(link: Link, value: float) -> str | None:
+    """Names the first of what lies between that leaves no constant of a value.
+
+    `None` if that is what `mixes` tells of.
+    """
     values = np.array([value])
     for b in link.between:
         values = _become(b, values)
         if np.isnan(values[0]):
-            return b if isinstance(b, str) else getattr(b, "__name__", repr(b))
-    return "nothing"
+            if not isinstance(b, str):
+                return getattr(b, "__name__", repr(b))
+            return None if b.startswith(_MIXING) else b
+    return None
 
 
 def rows_of(link: Link, units: int, rows: int) -> np.ndarray:

@@ -195,8 +195,11 @@ def _reason(net: Net, layer: Layer, values: np.ndarray, unit: int, read: bool) -
         return "its bias is not finite"
     for reader in layer.readers:
         value = float(constants(reader.link, values[unit : unit + 1])[0])
-        if np.isfinite(value):
-            continue
-        what = obstacle(reader.link, float(values[unit]))
-        return f"it is constant, and {what} lies between it and {reader.link.consumer}"
-    return next(filter(None, (_refusal(net, r) for r in layer.readers)))
+        if not np.isfinite(value):
+            what = obstacle(reader.link, float(values[unit]))
+            if what is None:
+                break
+            consumer = reader.link.consumer
+            return f"it is constant, and {what} lies between it and {consumer}"
+    refusals = (_refusal(net, reader) for reader in layer.readers)
+    return layer.mixed or next(filter(None, refusals))
