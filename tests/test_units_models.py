@@ -1,5 +1,7 @@
 """Removing dead units from the networks of the paper and from SqueezeNet."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,6 +16,7 @@ import jaxprune
 from experiments import models
 from experiments.models import alexnet
 from experiments.models.network import resized
+from experiments.models.weights import load_weights
 from jaxprune.units import remove_dead
 
 
@@ -206,3 +209,32 @@ def test_flatten_and_offsets_follow():
     kept = small.units[1].kept
     assert resized(network, small.params).flatten == {"fc1/kernel": (kept, 4, 4)}
     assert small.params["fc1"]["kernel"].shape[0] == 16 * kept
+
+
+@pytest.mark.data
+@pytest.mark.skipif("JAXPRUNE_DATA" not in os.environ, reason="JAXPRUNE_DATA not set")
+def test_the_published_squeezenet_has_one_dead_unit():
+    """Of fire7's 1 x 1 branch, by its rows in fire8; the logits are the same."""
+    path = Path(os.environ["JAXPRUNE_DATA"]) / "squeezenet/compressed_SqueezeNet.net"
+    network = models.SQUEEZENET
+    x = jax.random.normal(jax.random.key(0), (1, *network.input)) * 60
+    like = jax.eval_shape(network.module.init, jax.random.key(0), x)["params"]
+    params = load_weights(path, like, network)
+    mask = jaxprune.mask_from_zeros(params)
+    kernels = by_name_of(params)
+    idle, bare = {}, {}
+    for link in network.links:
+        n = kernels[link.producer].shape[-1]
+        rows = kernels[link.consumer][..., link.offset : link.offset + n, :]
+        unread = ~np.any(rows, axis=(0, 1, 3))
+        idle[link.producer] = idle.get(link.producer, True) & unread
+        bare[link.producer] = ~np.any(kernels[link.producer], axis=(0, 1, 2))
+    dead = {n: units | bare[n] for n, units in idle.items() if (units | bare[n]).any()}
+    small = remove_dead(params, mask, network.links)
+    went = {u.layer: u.unread for u in small.units if u.kept < u.size}
+    assert went == {n: tuple(np.flatnonzero(units)) for n, units in dead.items()}
+    assert [*went] == ["fire7/expand1/kernel"]
+    smaller = resized(network, small.params)
+    logits = lambda net: jax.jit(lambda p: net.module.apply({"params": p}, x))
+    before, after = logits(network)(params), logits(smaller)(small.params)
+    np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-5)
