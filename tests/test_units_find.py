@@ -295,6 +295,19 @@ def beside_input(p, x):
     return dense(p["c"], jnp.concatenate([h[:, :3], x[:, :3]], -1))
 
 
+def backwards(p, x):
+    h = [jax.nn.relu(dense(p[n], x)) for n in "ab"]
+    return dense(p["c"], jnp.concatenate([h[0][:, 2::-1], h[1][:, :3]], -1))
+
+
+def grouped_input(p, x):
+    x = jax.lax.conv_general_dilated(
+        x[:, None], p["a"]["kernel"][None, :3], (1,), "VALID",
+        dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=2,
+    )[:, 0]  # fmt: skip
+    return dense(p["c"], jax.nn.relu(x + p["a"]["bias"]))
+
+
 KEPT = {
     residual: {"a": "acts on it and others together", "b": "others together"},
     attention: {"a": "multiplies it by no weights"},
@@ -304,7 +317,9 @@ KEPT = {
     scaled: {"a": "b/bias acts on it"},
     fixed: {"a": "a fixed array acts on it"},
     late_bias: {"a": "a/bias acts on it"},
-    beside_input: {},
+    beside_input: {"a": "beside what is no unit"},
+    backwards: {"a": "in an order", "b": "in an order"},
+    grouped_input: {"a": ""},
 }
 
 

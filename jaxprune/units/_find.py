@@ -96,35 +96,31 @@ def _links_to(walk: Walk, leaf: int, pieces: Sequence[Piece]) -> list[tuple[int,
         == [first.through.get(q) for q in producers]
         for piece in pieces
     )
-    groups = 1
-    if len(pieces) > 1 and not _alike(pieces):
-        groups = len(pieces)
+    groups = 1 if _alike(pieces) else len(pieces)
+    links = {q: _link(walk, q, leaf, pieces, groups) for q in producers}
+    found = [(q, link) for q, link in links.items() if link is not None]
     if not whole or not same:
         reason = f"{path} reads it in parts, or more than once"
-        makers.pin([*producers, leaf], reason)
-    if (groups > 1 and not producers) or (first.grouped and groups == 1):
-        makers.pin([*producers, leaf], f"{path} is in groups that read what is no unit")
-    if any((piece.rows <= 0).any() for piece in pieces) and producers:
+    elif (groups > 1 and not producers) or (first.grouped and groups == 1):
+        reason = f"{path} is in groups that read what is no unit"
+    elif len(found) < len(links):
+        reason = f"{path} reads it in an order that no link describes"
+    elif producers and any((piece.rows <= 0).any() for piece in pieces):
         # A link for some of the rows would not say what the others are.
-        makers.pin(producers, f"{path} reads it beside what is no unit")
-        if groups > 1:
-            makers.pin([leaf], f"{path} is in groups that no link describes")
-        return []
-    links = []
-    for q in producers:
-        link = _link(walk, q, leaf, pieces, groups)
-        if link is None:
-            makers.pin([q], f"{path} reads it in an order that no link describes")
-            if groups > 1:
-                makers.pin([leaf], f"{path} is in groups that no link describes")
-            continue
-        links.append((q, link))
-    return links
+        reason = f"{path} reads it beside what is no unit"
+    else:
+        return found
+    makers.pin(producers, reason)
+    if groups > 1 or not whole:
+        makers.pin([leaf], f"{path} is in groups or parts that no link describes")
+    return []
 
 
 def _alike(pieces: Sequence[Piece]) -> bool:
     """Tells whether all pieces read the same units, so that they are no groups."""
     rows = pieces[0].rows
+    if len(pieces) == 1:
+        return True
     alike = all(np.array_equal(piece.rows, rows) for piece in pieces)
     return alike and bool((rows > 0).any())
 
