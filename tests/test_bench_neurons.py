@@ -45,7 +45,7 @@ def test_sizes_and_the_smaller_weights(run, tmp_path, capsys):
     out = tmp_path / "neurons.csv"
     flags = ["--calls", "2", "--batches", "1", "3", "--out", str(out)]
     assert neurons.main([str(path), *flags]) == 0
-    before, after = csv.DictReader(out.read_text().splitlines())
+    before, after, eights = csv.DictReader(out.read_text().splitlines())
     alive = {n: p["kernel"] != 0 for n, p in params.items()}
     fed = [alive["fc1"].any(0), None]
     fed[1] = (fed[0][:, None] & alive["fc2"]).any(0)
@@ -57,6 +57,10 @@ def test_sizes_and_the_smaller_weights(run, tmp_path, capsys):
     a, b = left
     assert int(after["params"]) == 784 * a + a + a * b + b + b * 10 + 10
     assert int(after["flop"]) == 2 * (784 * a + a * b + b * 10)
+    assert eights["side"] == "after, multiples of 8"
+    # Up to the next multiple, or as wide as it was: 100 is none.
+    up = [min(-(-n // 8) * 8, size) for n, size in zip(left, (300, 100), strict=True)]
+    assert eights["widths"] == f"{up[0]}-{up[1]}-10"
     assert float(after["forward_3_fastest_us"]) <= float(after["forward_3_us"])
     assert float(after["step_3_us"]) > 0
     assert "step_1_us" not in after

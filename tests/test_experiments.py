@@ -101,6 +101,7 @@ BENCHES = {
         ("step", "--stacks VGG", "--stacks is 'VGG', expected parts of 'LeNet-300-100"),
         ("lenet5_step", "--pairs 0", "--pairs is 0, expected 1 or more."),
         ("neurons", "none --calls 0", "--calls is 0, expected 1 or more."),
+        ("neurons", "none --multiple 0", "--multiple is 0, expected 1 or more."),
         ("neurons", "none --batches 0", "--batches is 0, expected 1 or more."),
         ("neurons", "none", "none holds no finished run with pruned weights"),
     ],

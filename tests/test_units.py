@@ -480,6 +480,27 @@ def test_a_layer_keeps_a_unit_in_each_group():
     )
 
 
+def test_widths_can_be_kept_multiples():
+    """Of 8 units 3 are dead."""
+    params, mask = pruned({"a": (4, 8), "b": (8, 2)}, unfed=0)
+    for name, shape in (("a", (4, 8)), ("b", (8, 2))):
+        mask[name]["kernel"] = np.ones(shape, bool)
+    kill_units(params, mask, "a", (0, 2, 3))
+    chain = [Link("a/kernel", "b/kernel")]
+    for multiple, kept in ((1, 5), (2, 6), (3, 6), (4, 8), (5, 5), (7, 7)):
+        (units,) = dead_units(params, mask, chain, multiple=multiple)
+        assert units.kept == kept
+        last = (0, 2, 3)[8 - kept :]
+        reason = f"widths are multiples of {multiple}"
+        assert units.stay == ({reason: last} if last else {})
+    params, mask = grouped_net()
+    kill_units(params, mask, "a", (0, 2, 5, 7))
+    for multiple, kept in ((2, 4), (3, 6), (8, 8)):
+        assert dead_units(params, mask, GROUPED, multiple=multiple)[0].kept == kept
+    with pytest.raises(ValueError, match="multiple is 0, expected 1 or more"):
+        remove_dead(params, mask, GROUPED, multiple=0)
+
+
 # Optimizers.
 
 

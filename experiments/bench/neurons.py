@@ -5,7 +5,9 @@
 reads the pruned weights of every run folder, removes the units that nothing feeds or
 nothing reads, checks that the logits of the digits that the run was judged on are the
 same, and times forward passes and a training step (Adam inside `jaxprune.prune`, its
-state carried over) before and after, in turn. The smaller params are left in each
+state carried over) before and after, in turn; after twice, as narrow as can be and
+with widths that are multiples of a number, which vector registers may like better. The
+smaller params are left in each
 folder as smaller.safetensors. Links are found in the traced network, and are checked
 to remove what those written by hand do.
 """
@@ -57,6 +59,8 @@ class Settings:
     """Images of a forward pass; the training step has the most of them."""
     calls: int = 101
     """Timed calls of each side."""
+    multiple: int = 8
+    """What widths are multiples of, on a side of its own; 1 for none."""
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path(
         "experiments/results/bench_neurons.csv"
     )
@@ -77,7 +81,9 @@ def apply(network: Network) -> Callable[[Any, jax.Array], Any]:
     return lambda params, x: network.module.apply({"params": params}, x)
 
 
-def remove(run: page.Finished) -> tuple[dict[str, Side], list[units.Units]]:
+def remove(
+    run: page.Finished, multiple: int
+) -> tuple[dict[str, Side], list[units.Units]]:
     """Gives the network of a run before and after, and what became of its units.
 
     Raises:
@@ -93,13 +99,13 @@ def remove(run: page.Finished) -> tuple[dict[str, Side], list[units.Units]]:
             f"{links}."
         )
     state = jaxprune.prune(TX, jaxprune.hold, run.mask).init(params)
-    small = units.remove_dead(params, run.mask, links, state)
-    smaller = resized(run.network, small.params)
-    sides = {
-        "before": Side(run.network, params, run.mask, state),
-        "after": Side(smaller, small.params, small.mask, small.opt_state),
-    }
-    return sides, small.units
+    sides = {"before": Side(run.network, params, run.mask, state)}
+    for name, n in {"after": 1, f"after, multiples of {multiple}": multiple}.items():
+        if n > 1 or name == "after":
+            small = units.remove_dead(params, run.mask, links, state, multiple=n)
+            smaller = resized(run.network, small.params)
+            sides[name] = Side(smaller, small.params, small.mask, small.opt_state)
+    return sides, by_hand
 
 
 def logits(side: Side, images: np.ndarray, batch: int = 1000) -> np.ndarray:
@@ -172,9 +178,8 @@ def measure(folder: Path, settings: Settings) -> tuple[Table, list[dict[str, Any
     """Removes and measures one run; gives a table of its units and rows of the CSV."""
     run = page.read(folder, settings.data_dir)
     digits = data.load(run.data).judge
-    sides, report = remove(run)
+    sides, report = remove(run, settings.multiple)
     outs = {name: logits(side, digits.images) for name, side in sides.items()}
-    difference = float(abs(outs["after"] - outs["before"]).max())
     times = speeds(sides, digits, settings.batches, settings.calls)
     widths = dict(sides["after"].network.module.widths)
     about = {"network": run.network.name, "widths": json.dumps(widths)}
@@ -182,6 +187,7 @@ def measure(folder: Path, settings: Settings) -> tuple[Table, list[dict[str, Any
     rows = []
     for name, side in sides.items():
         wrong = outs[name].argmax(-1) != digits.labels
+        difference = float(abs(outs[name] - outs["before"]).max())
         rows.append(
             {
                 "network": run.network.name,
@@ -211,22 +217,22 @@ def show(network: Network, report: list[units.Units]) -> Table:
 
 
 def compare(rows: list[dict[str, Any]]) -> Table:
-    """Makes the table of what was saved, of two rows: a line for each number."""
-    before, after = rows
+    """Makes the table of what was saved, of one run's rows: a line for each number."""
+    before = rows[0]
     title = f"{before['network']} at {before['compression']}x"
     table = Table(title=title)
     table.add_column("")
-    for column in ("before", "after", "share"):
-        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_column(row["side"], justify="right")
     numbers = ("params", "alive", "dense_bytes", "stored_bytes", "flop", "flop_kept")
     times = [key for key in before if key.endswith("_us")]
     for key in ("widths", "error"):
-        table.add_row(key, str(before[key]), str(after[key]), "")
+        table.add_row(key, *(str(row[key]) for row in rows))
     for key in (*numbers, *times):
-        share = f"{100 * after[key] / before[key]:.1f}%"
-        table.add_row(key, f"{before[key]:,}", f"{after[key]:,}", share)
-    difference = f"{before['largest_difference']}"
-    table.caption = f"logits of the digits it is judged on differ by {difference}"
+        shares = (f"{row[key]:,} ({row[key] / before[key]:.0%})" for row in rows[1:])
+        table.add_row(key, f"{before[key]:,}", *shares)
+    difference = max(float(row["largest_difference"]) for row in rows)
+    table.caption = f"logits of the digits it is judged on differ by {difference:.1e}"
     return table
 
 
@@ -242,6 +248,7 @@ def main(args: list[str] | None = None) -> int:
     try:
         for name, given in (
             ("calls", [settings.calls]),
+            ("multiple", [settings.multiple]),
             ("batches", settings.batches or [0]),
         ):
             if min(given) < 1:

@@ -61,13 +61,16 @@ class Smaller(NamedTuple):
     units: list[Units]
 
 
-def dead_units(params: Params, mask: PyTree, links: Sequence[Link]) -> list[Units]:
+def dead_units(
+    params: Params, mask: PyTree, links: Sequence[Link], *, multiple: int = 1
+) -> list[Units]:
     """Finds the units that `remove_dead` would remove, and those that must stay.
 
     Args:
       params: pruned params.
       mask: which weights are alive.
       links: as in `remove_dead`.
+      multiple: as in `remove_dead`.
 
     Returns:
       One entry for each producer among the links, in their order.
@@ -76,7 +79,7 @@ def dead_units(params: Params, mask: PyTree, links: Sequence[Link]) -> list[Unit
       ValueError: as `remove_dead`.
     """
     layers = _layers(params, mask, links)
-    return _report(layers, settle(_open(params, mask), layers))
+    return _report(layers, settle(_open(params, mask), layers, _checked(multiple)))
 
 
 def remove_dead(
@@ -84,6 +87,8 @@ def remove_dead(
     mask: PyTree,
     links: Sequence[Link],
     opt_state: optax.OptState | None = None,
+    *,
+    multiple: int = 1,
 ) -> Smaller:
     """Removes units that nothing feeds or nothing reads, so leaves get smaller.
 
@@ -106,21 +111,23 @@ def remove_dead(
       opt_state: a state made for these params, such as that of `jaxprune.prune`. What
         belongs to a leaf (its path ends with the leaf's and its last axes have the
         leaf's shape) is cut like the leaf; everything else is left as it is.
+      multiple: so many units, or a multiple, are left of a layer that loses any. A
+        width that is odd for vector registers can cost more than a few units save.
 
     Returns:
       The smaller params, mask and optimizer state, and what became of the units.
 
     Raises:
       ValueError: if the mask does not fit the params, a link names no leaf or does not
-        fit the shapes, or the optimizer remembers something of a cut leaf in another
-        shape, as factored statistics.
+        fit the shapes, `multiple` is less than 1, or the optimizer remembers something
+        of a cut leaf in another shape, as factored statistics.
 
     Source:
       Han et al. 2015 (arXiv:1506.02626), section 3.5.
     """
     layers = _layers(params, mask, links)
     net = _open(params, mask)
-    fates = settle(net, layers)
+    fates = settle(net, layers, _checked(multiple))
     cuts = _cuts({path: leaf.shape for path, leaf in net.params.items()}, layers, fates)
 
     def smaller(leaf: Any, path: str) -> Any:
@@ -155,6 +162,12 @@ def _layers(params: Params, mask: PyTree, links: Sequence[Link]) -> list[Layer]:
     names = jax.tree.leaves(leaf_names(params))
     shapes = [tuple(leaf.shape) for leaf in jax.tree.leaves(params)]
     return layers_of(dict(zip(names, shapes, strict=True)), links)
+
+
+def _checked(multiple: int) -> int:
+    if multiple < 1:
+        raise ValueError(f"multiple is {multiple}, expected 1 or more units.")
+    return multiple
 
 
 def _open(params: Params, mask: PyTree) -> Net:

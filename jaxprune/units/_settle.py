@@ -46,7 +46,7 @@ class Fate(NamedTuple):
         return self.unread | self.zero | self.folded
 
 
-def settle(net: Net, layers: Sequence[Layer]) -> list[Fate]:
+def settle(net: Net, layers: Sequence[Layer], multiple: int) -> list[Fate]:
     """Cuts the connections of dead units and says which may go; removes nothing.
 
     What an unread unit is fed does not matter, so its inputs die; a unit that nothing
@@ -60,7 +60,7 @@ def settle(net: Net, layers: Sequence[Layer]) -> list[Fate]:
         for layer, fate in zip(layers, fates, strict=True):
             changed |= _cut_inputs(net, layer, fate)
             changed |= _fold(net, layer, fate)
-    return [_stay(net, *pair) for pair in zip(layers, fates, strict=True)]
+    return [_stay(net, *pair, multiple) for pair in zip(layers, fates, strict=True)]
 
 
 def _none(size: int) -> Fate:
@@ -160,7 +160,7 @@ def _groups(size: int, reader: Reader) -> Iterator[tuple[np.ndarray, slice]]:
         yield units, slice(g * width, (g + 1) * width)
 
 
-def _stay(net: Net, layer: Layer, fate: Fate) -> Fate:
+def _stay(net: Net, layer: Layer, fate: Fate, multiple: int) -> Fate:
     """Settles which of the dead units stay all the same, and why."""
     read, fed = _read(net, layer), _fed(net, layer)
     stay: dict[str, np.ndarray] = {}
@@ -173,13 +173,16 @@ def _stay(net: Net, layer: Layer, fate: Fate) -> Fate:
         note(_reason(net, layer, values, int(unit), bool(read[unit])), int(unit))
     gone = fate.gone.reshape(layer.blocks, -1)
     width = gone.shape[1]
-    spare = min(int(gone.sum(1).min()), width - 1)
-    back = gone & (np.cumsum(gone, axis=1) > spare)
-    for unit in np.flatnonzero(back):
-        emptied = gone[int(unit) // width].all()
-        last = emptied and int(unit) % width == width - 1
-        note(LAST if last else EQUAL, int(unit))
-    dropped = back.reshape(-1)
+    even = spare = min(int(gone.sum(1).min()), width - 1)
+    while spare and (layer.size - layer.blocks * spare) % multiple:
+        spare -= 1
+    rank = np.cumsum(gone, axis=1)
+    dropped = (gone & (rank > spare)).reshape(-1)
+    for unit in map(int, np.flatnonzero(dropped)):
+        last = unit % width == width - 1 and gone[unit // width].all()
+        uneven = rank[unit // width, unit % width] > even
+        round_ = f"widths are multiples of {multiple}"
+        note(LAST if last else EQUAL if uneven else round_, unit)
     unread, zero, folded = (f & ~dropped for f in (fate.unread, fate.zero, fate.folded))
     return Fate(unread, zero, folded, stay)
 
