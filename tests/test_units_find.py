@@ -352,6 +352,95 @@ def test_what_no_link_describes_is_kept(run):
         )
 
 
+def negated(p, x):
+    h = jax.nn.relu(x @ p["a"]["kernel"] - p["a"]["bias"])
+    return dense(p["c"], jax.nn.relu(h @ p["b"]["kernel"] + 2 * p["b"]["bias"]))
+
+
+def minus_bias(p, x):
+    h = jax.nn.relu(x @ p["a"]["kernel"] + -p["a"]["bias"])
+    return dense(p["c"], jax.nn.relu(dense(p["b"], h)))
+
+
+def scaled_kernel(p, x):
+    h = jax.nn.relu(dense(p["a"], x))
+    return h @ (3 * p["c"]["kernel"]) + p["c"]["bias"]
+
+
+def masked_kernel(p, x):
+    h = jax.nn.relu(dense(p["a"], x))
+    keep = np.arange(36).reshape(6, 6) % 3 > 0
+    return h @ jnp.where(keep, p["c"]["kernel"], 0) + p["c"]["bias"]
+
+
+def tiled_kernel(p, x):
+    h = jax.nn.relu(dense(p["a"], x))
+    return (
+        jnp.concatenate([h, h], 1) @ jnp.tile(p["c"]["kernel"], (2, 1)) + p["c"]["bias"]
+    )
+
+
+def halves_added(p, x):
+    h, none = jax.nn.relu(dense(p["a"], x)), jnp.zeros((len(x), 3))
+    left = jnp.concatenate([h[:, :3], none], 1)
+    right = jnp.concatenate([none, h[:, 3:]], 1)
+    return dense(p["c"], jax.nn.gelu(left + right))
+
+
+def over_rows(p, x):
+    """A convolution of width 1 over rows."""
+    numbers, kernel = ("NWC", "WIO", "NWC"), p["c"]["kernel"][None]
+    x = jax.lax.conv_general_dilated(
+        x, kernel, (1,), "VALID", dimension_numbers=numbers
+    )
+    return x + p["c"]["bias"]
+
+
+def bordered(p, x):
+    """Zeros before the first row, joined to them by hand."""
+    h = jax.nn.relu(dense(p["a"], x))[None]
+    zeros = jnp.zeros((1, 1, h.shape[-1]))
+    return over_rows(p, jnp.concatenate([zeros, h], 1))
+
+
+def infinite_border(p, x):
+    h = jax.nn.relu(dense(p["a"], x))[None]
+    h = jnp.pad(h, ((0, 0), (1, 1), (0, 0)), constant_values=-jnp.inf)
+    return dense(p["c"], jnp.exp(h).sum(1))
+
+
+def pooled_border(p, x):
+    """A maximum of two rows, of which one may be beyond the border."""
+    h = jax.nn.relu(dense(p["a"], x))
+    h = jnp.pad(h, ((0, 1), (0, 0)), constant_values=-jnp.inf)
+    a, b = h[:-1], h[1:]
+    return dense(p["c"], jnp.where((b > a) | (b != b), b, a))
+
+
+ODD = [
+    negated, minus_bias, scaled_kernel, masked_kernel, tiled_kernel, halves_added,
+    bordered, infinite_border, pooled_border,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("run", ODD)
+def test_a_constant_is_folded_only_where_that_is_exact(run):
+    """Units 0 and 1 of every layer have no inputs, and biases above 0 and below."""
+    one = {"kernel": shape(6, 6), "bias": shape(6)}
+    tree: Any = random_like({name: one for name in "abc"})
+    mask = jaxprune.mask_from_zeros(tree)
+    for name in "ab":
+        tree[name]["bias"] = tree[name]["bias"].at[:2].set(jnp.array([0.7, -0.4]))
+        mask[name]["kernel"] = mask[name]["kernel"].at[:, :2].set(False)
+    tree = jaxprune.apply_mask(tree, mask)
+    links = find_links(run, tree, shape(3, 6))
+    small = remove_dead(tree, mask, links)
+    x = jax.random.normal(jax.random.key(0), (3, 6))
+    np.testing.assert_allclose(run(small.params, x), run(tree, x), rtol=1e-5, atol=1e-5)
+    if run is pooled_border:
+        assert small.units[0][2:] == ((), (1,), (0,), {})
+
+
 def test_reasons_reach_the_report():
     one = {"kernel": shape(6, 6), "bias": shape(6)}
     tree = random_like({name: one for name in "abc"})

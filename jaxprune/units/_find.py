@@ -48,7 +48,7 @@ def find_links(
     leaves, names = jax.tree.leaves(params), jax.tree.leaves(leaf_names(params))
     shapes = [tuple(leaf.shape) for leaf in leaves]
     stored = dict(zip(program.inputs, range(len(leaves)), strict=False))
-    walk = Walk(program, shapes, names, Makers(), [], stored)
+    walk = Walk(program, shapes, names, Makers(), [], stored, set())
     values: dict[int, Value] = {
         slot: Constant(lambda value=value: value)
         for slot, value in program.constants.items()

@@ -31,6 +31,9 @@ def follow_step(walk: Walk, step: Step, inputs: Sequence[Value]) -> Sequence[Val
         return _follow_active(walk, step, inputs)
     weights = [x for x in inputs if isinstance(x, Weight)]
     types = walk.program.types
+    moves = name in MOVES or name in _AS_IS
+    if not moves or not walk.altered.isdisjoint(step.inputs):
+        walk.altered.update(step.outputs)
     if weights and (name in PRODUCTS or holds_product(step.params)):
         return [mixed(weights) for _ in step.outputs]
     if weights:

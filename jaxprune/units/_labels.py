@@ -27,11 +27,13 @@ class Active(NamedTuple):
       through: what lies between a layer's units and this value, by the layer's leaf.
       fresh: layers whose units have only been moved or pooled, so that a bias that is
         added is added to the units themselves.
+      ragged: whether some of it, labelled 0, is the -inf of a border.
     """
 
     label: np.ndarray
     through: Mapping[int, tuple[Between, ...]] = {}
     fresh: frozenset[int] = frozenset()
+    ragged: bool = False
 
 
 class Maker(NamedTuple):
@@ -154,9 +156,8 @@ def step_of(
         for x, dtype in zip(operands, dtypes, strict=True):
             if isinstance(x, tuple):
                 x = constants(Link("", "", between=x[shared:]), c)
-            args.append(
-                np.full(c.shape, x, dtype) if np.ndim(x) == 0 else x.astype(dtype)
-            )
+            with np.errstate(invalid="ignore"):  # a NaN among integers or bools
+                args.append(np.broadcast_to(np.asarray(x).astype(dtype), c.shape))
         out = np.asarray(run_step(step, [jnp.asarray(a) for a in args])[0], np.float64)
         return np.where(np.isnan(c), np.nan, out)
 

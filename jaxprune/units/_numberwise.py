@@ -9,7 +9,8 @@ import numpy as np
 
 from jaxprune.report._program import Step
 from jaxprune.report._weights import Constant, Weight
-from jaxprune.units._labels import Active, combine, step_of
+from jaxprune.units._labels import Active, combine, named, step_of
+from jaxprune.units._link import Between
 from jaxprune.units._walk import Value, Walk
 
 
@@ -21,8 +22,12 @@ ELEMENTWISE = frozenset(
     "and or xor eq ne lt le gt ge select_n clamp".split()
 )
 
+# What takes the larger of two numbers is made of these, and -inf never is the larger.
+_LARGER = frozenset("max select_n gt ge lt le eq ne or and not".split())
+
 
 def elementwise(walk: Walk, step: Step, inputs: Sequence[Value]) -> Active:
+    """Follows a step whose every number is made from one of each operand."""
     name = step.primitive.name
     types = [walk.program.types[slot] for slot in step.inputs]
     shape = walk.program.types[step.outputs[0]].shape
@@ -42,8 +47,21 @@ def elementwise(walk: Walk, step: Step, inputs: Sequence[Value]) -> Active:
                 walk.makers.pin(walk.makers.of(label), "a fixed array acts on it")
         else:
             scalars.append(None)
-    through = {}
+    # Where an operand is a constant the result is another function of the unit, unless
+    # the constant is -inf and the larger of the two is taken.
+    parted = np.zeros(shape, bool)
+    for x, own in zip(actives, labels, strict=True):
+        if not (x.ragged and name in _LARGER):
+            parted |= (own == 0) & (label > 0)
+    lost = walk.makers.of(label[parted])
+    ragged = any(x.ragged for x in actives)
+    if ragged and name not in _LARGER:
+        lost = walk.makers.of(label)
+    through: dict[int, tuple[Between, ...]] = {}
     for leaf in dict.fromkeys(leaf for x in actives for leaf in x.through):
+        if leaf in lost or any(leaf not in x.through for x in actives):
+            through[leaf] = (named(name, lambda c: np.full_like(c, np.nan)),)
+            continue
         operands = [
             x.through.get(leaf, ()) if isinstance(x, Active) else scalar
             for x, scalar in zip(inputs, scalars, strict=True)
@@ -53,7 +71,7 @@ def elementwise(walk: Walk, step: Step, inputs: Sequence[Value]) -> Active:
     data = inputs[1:] if name == "select_n" else inputs
     if name in ("max", "min", "select_n") and len(data) > 1:
         fresh = _common(data)
-    return Active(label, through, fresh)
+    return Active(label, through, fresh, ragged and bool((label == 0).any()))
 
 
 def _common(inputs: Sequence[Value]) -> frozenset[int]:
@@ -75,6 +93,7 @@ def _with_weight(
         (made,) = (makers.made[leaf] for leaf in found)
         bias = _bias(walk, weights[0], label, made.first, made.size)
         fresh = found[0] in actives[0].fresh
+        fresh = fresh and walk.altered.isdisjoint(step.inputs)
         if bias is not None and fresh and found[0] not in makers.biases:
             makers.biases[found[0]] = bias
             return Active(label, through)

@@ -23,13 +23,14 @@ class Operand(NamedTuple):
       leaf: number of the leaf that they are of.
       shape: that of the leaf.
       places: index into each axis of the leaf, broadcastable to the operand's shape.
-      given: where the operand holds an entry at all; `None` for everywhere.
+      entries: numbers from 1 of the leaf's entries, 0 where the operand holds none;
+        `None` if it holds every entry once.
     """
 
     leaf: int
     shape: tuple[int, ...]
     places: tuple[np.ndarray, ...]
-    given: np.ndarray | None
+    entries: np.ndarray | None
 
 
 class Piece(NamedTuple):
@@ -71,7 +72,7 @@ def operand_of(
     if entries.shape != shape:
         return None
     places = np.unravel_index(np.maximum(entries, 1) - 1, shapes[leaf])
-    return Operand(leaf, shapes[leaf], places, None if weight.whole else entries > 0)
+    return Operand(leaf, shapes[leaf], places, None if weight.whole else entries)
 
 
 def units_of(
@@ -80,10 +81,21 @@ def units_of(
     """Finds the leaf's axis that counts its units, along some axes of the operand.
 
     Returns:
-      The axis and the unit at each place along `axes`, flat; `None` if there is none.
+      The axis and the unit at each place along `axes`, flat; `None` if there is none,
+      or if what makes a unit is not each of its weights once.
     """
     found = _along(operand, ndim, axes)
-    return found[0] if found else None
+    if not found:
+        return None
+    if operand.entries is not None:
+        others = tuple(i for i in range(ndim) if i not in axes)
+        made = operand.entries.transpose(*axes, *others).reshape(len(found[0][1]), -1)
+        made = np.sort(made[found[0][1] >= 0], axis=1)
+        twice = (made[:, 1:] == made[:, :-1]) & (made[:, 1:] > 0)
+        weights = math.prod(operand.shape) // operand.shape[found[0][0]]
+        if twice.any() or (np.count_nonzero(made, axis=1) != weights).any():
+            return None
+    return found[0]
 
 
 def rows_read(
@@ -120,7 +132,7 @@ def _along(
     First those along which something varies; of those, the last of the leaf's first.
     """
     others = tuple(i for i in range(ndim) if i not in axes)
-    given, found = operand.given, []
+    given, found = None if operand.entries is None else operand.entries > 0, []
     for axis, place in reversed(list(enumerate(operand.places))):
         if given is None:
             low, high = (

@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxprune.report._program import Step
 from jaxprune.report._weights import Weight
-from jaxprune.units._labels import BIG, Active, gather
+from jaxprune.units._labels import BIG, Active, gather, named
 from jaxprune.units._link import Between
 from jaxprune.units._pieces import (
     Operand,
@@ -27,10 +27,15 @@ def product(walk: Walk, step: Step, inputs: Sequence[Value]) -> Active:
     x, w, slot = inputs[1 - weight], inputs[weight], step.inputs[weight]
     assert isinstance(x, Active)
     assert isinstance(w, Weight)
+    if x.ragged:
+        unknown = named("a border of -inf", lambda c: np.full_like(c, np.nan))
+        x = x._replace(through={leaf: (*c, unknown) for leaf, c in x.through.items()})
     shape = walk.program.types[slot].shape
     if slot in walk.stored:
         leaf = walk.stored[slot]
         operand = operand_of_leaf(leaf, walk.shapes[leaf])
+    elif slot in walk.altered:
+        operand = None
     else:
         operand = operand_of(w, walk.shapes, shape)
     made = None

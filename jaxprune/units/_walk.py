@@ -24,6 +24,8 @@ class Walk(NamedTuple):
       makers: the layers met so far.
       pieces: what each product tells of its kernel.
       stored: the leaf that a slot holds just as it is stored.
+      altered: slots whose numbers are made from those of leaves but are others: scaled,
+        masked, negated.
     """
 
     program: Program
@@ -32,6 +34,7 @@ class Walk(NamedTuple):
     makers: Makers
     pieces: list[Piece]
     stored: dict[int, int]
+    altered: set[int]
 
 
 def lost(walk: Walk, step: Step, output: int = 0) -> Active:
