@@ -34,7 +34,7 @@ from experiments import (
     tasks,
     train,
 )
-from experiments.bench import lenet5_step, select, step
+from experiments.bench import lenet5_step, neurons, select, step
 from experiments.config import Data, Pruning, Refused
 from experiments.flags import parse, qualities
 from experiments.log import Log
@@ -87,7 +87,12 @@ def test_a_wrong_flag_exits_with_2_and_is_named(flags, message, capsys):
     assert message in capsys.readouterr().err
 
 
-BENCHES = {"select": select, "step": step, "lenet5_step": lenet5_step}
+BENCHES = {
+    "select": select,
+    "step": step,
+    "lenet5_step": lenet5_step,
+    "neurons": neurons,
+}
 
 
 @pytest.mark.parametrize(
@@ -98,6 +103,10 @@ BENCHES = {"select": select, "step": step, "lenet5_step": lenet5_step}
         ("step", "--pairs 0", "--pairs is 0, expected 8 or more."),
         ("step", "--stacks VGG", "--stacks is 'VGG', expected parts of 'LeNet-300-100"),
         ("lenet5_step", "--pairs 0", "--pairs is 0, expected 1 or more."),
+        ("neurons", "none --calls 0", "--calls is 0, expected 1 or more."),
+        ("neurons", "none --multiple 0", "--multiple is 0, expected 1 or more."),
+        ("neurons", "none --batches 0", "--batches is 0, expected 1 or more."),
+        ("neurons", "none", "none holds no finished run with pruned weights"),
     ],
 )
 def test_a_wrong_flag_of_a_benchmark_exits_with_2_and_is_named(
