@@ -34,7 +34,7 @@ from experiments import (
     tasks,
     train,
 )
-from experiments.bench import lenet5_step, select, step, train_step
+from experiments.bench import lenet5_step, neurons, select, step, train_step
 from experiments.config import Data, Pruning, Refused
 from experiments.flags import parse, qualities
 from experiments.log import Log
@@ -92,6 +92,7 @@ BENCHES = {
     "step": step,
     "lenet5_step": lenet5_step,
     "train_step": train_step,
+    "neurons": neurons,
 }
 
 
@@ -107,6 +108,10 @@ BENCHES = {
         ("train_step", "--side 8", "--side is 8, expected 32 or more."),
         ("train_step", "--peak-tflops 0", "--peak-tflops is 0.0, expected above 0."),
         ("train_step", "--networks", "--networks names none, expected one or more."),
+        ("neurons", "none --calls 0", "--calls is 0, expected 1 or more."),
+        ("neurons", "none --multiple 0", "--multiple is 0, expected 1 or more."),
+        ("neurons", "none --batches 0", "--batches is 0, expected 1 or more."),
+        ("neurons", "none", "none holds no finished run with pruned weights"),
     ],
 )
 def test_a_wrong_flag_of_a_benchmark_exits_with_2_and_is_named(
