@@ -1,5 +1,6 @@
 """Grouped convolution, LRN and Caffe's pooling: PyTorch as the reference."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -150,3 +151,23 @@ def test_grouped_convolution_is_torchs(torch, groups):
     close(got, nhwc(expected))
     close(grad, nhwc(t.grad))
     close(kernel_grad, weight.grad.numpy().transpose(2, 3, 1, 0))
+
+
+@pytest.mark.usefixtures("formulation")
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3), (4, 4), (5, 4)])
+def test_convolution_of_a_few_pixels_is_torchs(torch, height, width):
+    x, w = normal(0, 2, height, width, 4), normal(1, 3, 3, 4, 6)
+    module = nn.Conv(6, (3, 3), conv_general_dilated=conv.same_conv)
+    y = normal(2, 2, height, width, 6)
+
+    def ours(x, w):
+        return module.apply({"params": {"kernel": w, "bias": jnp.zeros(6)}}, x)
+
+    tx = torch.tensor(nchw(x), requires_grad=True)
+    tw = torch.tensor(w.transpose(3, 2, 0, 1).copy(), requires_grad=True)
+    expected = torch.nn.functional.conv2d(tx, tw, padding=1)
+    expected.backward(torch.tensor(nchw(y)))
+    got = value_and_grads(ours, y, x, w)
+    close(got[0], nhwc(expected))
+    close(got[1], nhwc(tx.grad))
+    close(got[2], tw.grad.numpy().transpose(2, 3, 1, 0))

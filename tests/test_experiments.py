@@ -34,7 +34,7 @@ from experiments import (
     tasks,
     train,
 )
-from experiments.bench import lenet5_step, neurons, select, step
+from experiments.bench import lenet5_step, neurons, select, step, train_step
 from experiments.config import Data, Pruning, Refused
 from experiments.flags import parse, qualities
 from experiments.log import Log
@@ -91,6 +91,7 @@ BENCHES = {
     "select": select,
     "step": step,
     "lenet5_step": lenet5_step,
+    "train_step": train_step,
     "neurons": neurons,
 }
 
@@ -103,6 +104,10 @@ BENCHES = {
         ("step", "--pairs 0", "--pairs is 0, expected 8 or more."),
         ("step", "--stacks VGG", "--stacks is 'VGG', expected parts of 'LeNet-300-100"),
         ("lenet5_step", "--pairs 0", "--pairs is 0, expected 1 or more."),
+        ("train_step", "--batch 0", "--batch is 0, expected 1 or more."),
+        ("train_step", "--side 8", "--side is 8, expected 32 or more."),
+        ("train_step", "--peak-tflops 0", "--peak-tflops is 0.0, expected above 0."),
+        ("train_step", "--networks", "--networks names none, expected one or more."),
         ("neurons", "none --calls 0", "--calls is 0, expected 1 or more."),
         ("neurons", "none --multiple 0", "--multiple is 0, expected 1 or more."),
         ("neurons", "none --batches 0", "--batches is 0, expected 1 or more."),

@@ -12,6 +12,9 @@ from jax import lax
 from experiments.models.layers import first_max
 
 
+_FEW_PIXELS = 16
+
+
 def grouped_conv(
     x: jax.Array,
     kernel: jax.Array,
@@ -45,6 +48,39 @@ def grouped_conv(
     )
     outs = [lax.conv_general_dilated(a, b, *args, **kwargs) for a, b in parts]
     return jnp.concatenate(outs, axis=-1)
+
+
+def same_conv(
+    x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **kwargs: Any
+) -> jax.Array:
+    """`lax.conv_general_dilated` with stride 1, as one product on a few pixels.
+
+    On CPUs XLA is slow where the image is smaller than the kernel: with its gradients,
+    3 x 3 over 16 maps of 2 x 2 x 512 took one core 0.70 s, and as a product 0.02 s.
+    Pass it to `nn.Conv` with `padding="SAME"`, stride 1, no dilation and no groups.
+
+    Args:
+      x: (batch, height, width, in).
+      kernel: (rows, columns, in, out), rows and columns odd.
+      strides: passed on.
+      padding: passed on.
+      **kwargs: passed on.
+
+    Returns:
+      (batch, height, width, out).
+    """
+    (height, width), (rows, columns) = x.shape[1:3], kernel.shape[:2]
+    if jax.default_backend() != "cpu" or height * width > _FEW_PIXELS:
+        return lax.conv_general_dilated(x, kernel, strides, padding, **kwargs)
+    border = ((0, 0), (rows // 2,) * 2, (columns // 2,) * 2, (0, 0))
+    x = jnp.pad(x, border)
+    seen = [
+        x[:, i : i + height, j : j + width] for i in range(rows) for j in range(columns)
+    ]
+    flat = kernel.reshape(-1, kernel.shape[-1])
+    return jnp.matmul(
+        jnp.concatenate(seen, -1), flat, precision=kwargs.get("precision")
+    )
 
 
 def max_pool(x: jax.Array, size: int, stride: int) -> jax.Array:

@@ -62,6 +62,7 @@ class VGG16(nn.Module):
                     (3, 3),
                     dtype=self.dtype,
                     kernel_init=he,
+                    conv_general_dilated=conv.same_conv,
                     name=name,
                 )(x)
                 if self.norm_groups:
