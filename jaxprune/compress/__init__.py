@@ -2,3 +2,6 @@
 
 from jaxprune.compress._kmeans import Codebook as Codebook
 from jaxprune.compress._kmeans import share_weights as share_weights
+from jaxprune.compress._share import share as share
+from jaxprune.compress._tie import TieState as TieState
+from jaxprune.compress._tie import tie as tie
