@@ -30,15 +30,25 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]):
-        """Opens the folder; `settings` are what must agree for a run to continue."""
+        """Opens the folder; `settings` are what must agree for a run to continue.
+
+        Raises:
+          Refused: if it is a file.
+        """
+        if folder.exists() and not folder.is_dir():
+            raise Refused(
+                f"{folder} is a file, expected the folder of the checkpoints; move it "
+                "away, or start anew elsewhere."
+            )
         keep: Any = ocp.training.preservation_policies.LatestN(2)
         self._folder = folder
         self._settings = settings
-        self._orbax = ocp.training.Checkpointer(
-            str(folder.absolute()),
-            preservation_policy=keep,
-            cleanup_tmp_directories=True,
-        )
+        with _quiet():
+            self._orbax = ocp.training.Checkpointer(
+                str(folder.absolute()),
+                preservation_policy=keep,
+                cleanup_tmp_directories=True,
+            )
 
     def latest(self) -> int | None:
         """Gives the step of the last complete checkpoint; `None` if there is none."""

@@ -1,6 +1,7 @@
 """Settings of an experiment: frozen dataclasses, from which tyro makes the flags."""
 
 import dataclasses
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -129,17 +130,21 @@ _FREE = {"data_dir", "out", "seeds", "resume", "overwrite", "checkpoint_every"}
 _FREE |= {"log_every", "json"}
 
 
-def parse(default: Config, description: str, args: Sequence[str] | None) -> Config:
+def parse(
+    default: Config, prog: str, description: str, args: Sequence[str] | None
+) -> Config:
     """Reads the command line; exits with code 2, and a message, where it is wrong.
 
     Args:
       default: settings of this experiment; flags change them.
+      prog: the command, for `--help`.
       description: what `--help` begins with.
       args: flags; `None` reads those of the process.
     """
     config = tyro.cli(
         Config,
         default=default,
+        prog=prog,
         description=description,
         args=args,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
@@ -200,8 +205,9 @@ def check(config: Config) -> None:
             "two rising shares in [0, 1]",
         ),
         ("period", pruning.period, pruning.period >= 1, "1 or more"),
-        ("seed", run.seed, run.seed >= 0, "0 or more"),
-        ("seeds", run.seeds, run.seeds >= 1, "1 or more"),
+        # JAX makes its keys from 32 bits and would take later seeds for earlier ones.
+        ("seed", run.seed, 0 <= run.seed < 2**32, "0 to 4294967295"),
+        ("seeds", run.seeds, 1 <= run.seeds <= 2**32 - run.seed, "1 or more"),
         (
             "checkpoint-every",
             run.checkpoint_every,
@@ -212,6 +218,9 @@ def check(config: Config) -> None:
         ("steps-per-call", run.steps_per_call, run.steps_per_call >= 1, "1 or more"),
     )
     for flag, value, good, expected in rules:
+        numbers = value if isinstance(value, tuple) else (value,)
+        if not all(number is None or math.isfinite(number) for number in numbers):
+            raise Refused(f"--{flag} is {value}, expected a finite number.")
         if not good:
             raise Refused(f"--{flag} is {value}, expected {expected}.")
     if run.resume and run.overwrite:

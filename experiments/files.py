@@ -51,47 +51,68 @@ def load_weights(path: Path, like: Any) -> Any:
     return jax.tree.unflatten(structure, [arrays[name] for name in names])
 
 
-def open_run(folder: Path, config: Config) -> None:
-    """Makes a run folder, or opens one to continue; never mixes two runs.
+def check_run(folder: Path, config: Config) -> None:
+    """Checks that a run may begin or go on in a folder; changes nothing.
 
     Raises:
       Refused: if the folder holds a run and neither `resume` nor `overwrite` is set, if
         it holds anything else, if there is nothing to resume, or if the run there has
-        other settings. Nothing has been changed then.
+        other settings.
     """
     run = config.run
-    about = folder / "config.json"
-    if folder.exists() and not folder.is_dir():
-        raise Refused(f"{folder} is a file, expected a folder; choose another --out.")
-    held = [p for p in folder.iterdir() if not p.name.endswith(".part")] if (
-        folder.exists()
-    ) else []  # fmt: skip
-    if not held:
+    if not _held(folder):
         if run.resume and not folder.exists():
             raise Refused(f"there is no run in {folder}: leave --resume out to begin.")
-        folder.mkdir(parents=True, exist_ok=True)
-    else:
-        settings = _read_settings(about)
-        if run.overwrite:
-            # The settings go last: until then the folder can be told for a run.
-            for path in folder.iterdir():
-                if path != about:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
-        elif not run.resume:
-            state = "finished" if (folder / "result.json").exists() else "unfinished"
-            raise Refused(
-                f"{folder} holds a run, {state}. Give --resume to "
-                f"{'print it again' if state == 'finished' else 'continue it'}, "
-                "--overwrite to delete it, or another --out."
-            )
-        elif changed := difference(settings, decisive(config)):
-            raise Refused(
-                f"{folder} holds a run with other settings: {changed}. Give the flags "
-                "it was begun with, or another --out."
-            )
-        else:
+        return
+    settings = _read_settings(folder / "config.json")
+    if run.overwrite:
+        return
+    if not run.resume:
+        state = "finished" if (folder / "result.json").exists() else "unfinished"
+        raise Refused(
+            f"{folder} holds a run, {state}. Give --resume to "
+            f"{'print it again' if state == 'finished' else 'continue it'}, "
+            "--overwrite to delete it, or another --out."
+        )
+    if changed := difference(settings, decisive(config)):
+        raise Refused(
+            f"{folder} holds a run with other settings: {changed}. Give the flags "
+            "it was begun with, or another --out."
+        )
+
+
+def make_run(folder: Path, config: Config) -> None:
+    """Makes a run folder, or opens one to continue; never mixes two runs.
+
+    Raises:
+      Refused: as `check_run`; nothing has been changed then.
+    """
+    check_run(folder, config)
+    if _held(folder):
+        if config.run.resume:
             return
-    write_text(about, json.dumps(as_dict(config), indent=2) + "\n")
+        clear_run(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    about = json.dumps(as_dict(config), indent=2) + "\n"
+    write_text(folder / "config.json", about)
+
+
+def clear_run(folder: Path) -> None:
+    """Empties a run folder, the settings last: until then it can be told for a run."""
+    settings = folder / "config.json"
+    for path in folder.iterdir():
+        if path != settings:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    settings.unlink(missing_ok=True)
+
+
+def _held(folder: Path) -> list[Path]:
+    """Lists a folder, without settings that a kill left half-written."""
+    if not folder.exists():
+        return []
+    if not folder.is_dir():
+        raise Refused(f"{folder} is a file, expected a folder; choose another --out.")
+    return [path for path in folder.iterdir() if path.name != ".config.json.part"]
 
 
 def _read_settings(about: Path) -> dict[str, Any]:

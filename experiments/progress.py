@@ -10,6 +10,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as Bar
+from rich.table import Column
 
 from experiments.recipes import Plan
 
@@ -20,15 +21,17 @@ class Progress:
     A context manager; on a terminal a bar, elsewhere a line for each tenth of the run.
     """
 
-    def __init__(self, plan: Plan, step: int):
-        """Begins at `step` of `plan`."""
+    def __init__(self, plan: Plan, step: int, console: Console | None = None):
+        """Begins at `step` of `plan`; `console` is the screen if it is not given."""
         self._plan = plan
-        self._console = Console()
+        self._console = console or Console()
         self._told = 10 * step // plan.steps
+        # 80 columns hold all of it: the bar gives way, not the steps.
+        steps = Column(no_wrap=True, min_width=2 * len(str(plan.steps)) + 1)
         self._bar = Bar(
-            TextColumn("{task.description:<14}"),
+            TextColumn("{task.description:<10}"),
             BarColumn(bar_width=None),
-            MofNCompleteColumn(),
+            MofNCompleteColumn(table_column=steps),
             TextColumn("{task.fields[values]}"),
             TimeRemainingColumn(),
             console=self._console,
@@ -51,15 +54,15 @@ class Progress:
         """Shows a line of the log."""
         phase = self._phase(step - 1)
         values = (
-            f"loss {line['loss']:.4f}  error {line['train_error']:5.2f}%  "
-            f"sparsity {line['sparsity']:6.2%}"
+            f"loss {line['loss']:<6.4g} error {line['train_error']:5.2f}% "
+            f"sparsity {line['sparsity']:5.1%}"
         )
         self._bar.update(self._task, completed=step, description=phase, values=values)
         tenth = 10 * step // self._plan.steps
         if not self._console.is_terminal and tenth > self._told:
             self._told = tenth
             print(
-                f"step {step:>6} of {self._plan.steps}  {phase:<14}  {values}",
+                f"step {step:>6} of {self._plan.steps}  {phase:<10}  {values}",
                 flush=True,
             )
 

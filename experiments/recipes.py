@@ -14,6 +14,10 @@ from experiments.config import Config, Refused, Training, qualities
 from experiments.models import Network
 
 
+# Weights that stay alive in each layer, whatever the settings.
+MIN_KEEP = 1
+
+
 class Plan(NamedTuple):
     """What `train.fit` runs.
 
@@ -43,7 +47,7 @@ def plan(config: Config, network: Network, epoch: int) -> Plan:
 def dense(config: Config, network: Network, epoch: int) -> Plan:
     """Trains without pruning, in the same loop: the control."""
     del network
-    steps = _steps(config.training.dense_epochs, epoch)
+    steps = _steps("dense-epochs", config.training.dense_epochs, epoch)
     inner = _optimizer(config.training, _first_phase(config.training, steps, epoch))
     tx = jaxprune.prune(inner, jaxprune.hold)
     return Plan(tx, steps, ((0, "dense"),), None, True)
@@ -57,8 +61,10 @@ def paper(config: Config, network: Network, epoch: int) -> Plan:
     """
     del network
     training, pruning = config.training, config.pruning
-    begin = _steps(training.dense_epochs, epoch)
-    length = _steps(pruning.retrain_epochs, epoch)
+    begin = _steps("dense-epochs", training.dense_epochs, epoch)
+    length = _steps("retrain-epochs", pruning.retrain_epochs, epoch)
+    if begin + pruning.rounds * length >= _MAX_STEPS:
+        raise Refused(f"--rounds is {pruning.rounds}, expected {_FEWER_STEPS}.")
     starts = [begin + r * length for r in range(pruning.rounds)]
 
     retrain_lr = training.lr * pruning.retrain_lr
@@ -91,7 +97,7 @@ def gradual(config: Config, network: Network, epoch: int) -> Plan:
       Zhu and Gupta 2017 (arXiv:1710.01878), equation 1.
     """
     training, pruning = config.training, config.pruning
-    steps = _steps(pruning.epochs, epoch)
+    steps = _steps("epochs", pruning.epochs, epoch)
     begin, end = (int(share * steps) for share in pruning.ramp)
     # The last pruning falls on `end`, where the schedule reaches the target.
     begin = end - max((end - begin) // pruning.period, 1) * pruning.period
@@ -104,7 +110,9 @@ def gradual(config: Config, network: Network, epoch: int) -> Plan:
     cubic = optax.polynomial_schedule(0.0, sparsity, 3, end - begin, begin)
     schedule = jaxprune.every(
         pruning.period,
-        jaxprune.to_sparsity(jaxprune.magnitude, cubic, scope="global"),
+        jaxprune.to_sparsity(
+            jaxprune.magnitude, cubic, scope="global", min_keep=MIN_KEEP
+        ),
         begin=begin,
         end=end,
     )
@@ -125,7 +133,7 @@ def sparsity_for(target: float, network: Network) -> float:
       Refused: if even an empty net would not reach the target.
     """
     params = jax.eval_shape(
-        network.module.init, jax.random.key(0), jnp.zeros((1, 28, 28, 1))
+        network.module.init, jax.random.key(0), jnp.zeros((1, *network.input))
     )["params"]
     rows = jaxprune.summarize(params, jaxprune.dense_mask(params))
     total = sum(row.size for row in rows)
@@ -182,10 +190,11 @@ def keep_deviation(
 
 def _by_std(quality: dict[Any, float], pruning: Any) -> jaxprune.MaskSchedule:
     if pruning.deviation == "live":
-        return jaxprune.by_std(quality)
+        return jaxprune.by_std(quality, min_keep=MIN_KEEP)
 
     def schedule(params: Any, mask: Any, step: Any, *, std: Any, **extra: Any) -> Any:
-        return jaxprune.by_std(quality, std=std)(params, mask, step, **extra)
+        by_std = jaxprune.by_std(quality, std=std, min_keep=MIN_KEEP)
+        return by_std(params, mask, step, **extra)
 
     return schedule
 
@@ -209,5 +218,12 @@ def _cosine(lr: float, steps: int) -> optax.Schedule:
     return optax.cosine_decay_schedule(lr, steps)
 
 
-def _steps(epochs: float, epoch: int) -> int:
+# Steps are counted in 32 bits.
+_MAX_STEPS = 2**31
+_FEWER_STEPS = f"so few that the steps stay below {_MAX_STEPS}"
+
+
+def _steps(flag: str, epochs: float, epoch: int) -> int:
+    if epochs * epoch >= _MAX_STEPS - 1:
+        raise Refused(f"--{flag} is {epochs:g}, expected {_FEWER_STEPS}.")
     return max(round(epochs * epoch), 1)

@@ -14,9 +14,9 @@ from rich.table import Table
 
 import jaxprune
 from experiments import data, figures, files, train
-from experiments.config import Config, as_dict
+from experiments.config import Config, Refused, as_dict
 from experiments.models import Network
-from experiments.recipes import Plan
+from experiments.recipes import MIN_KEEP, Plan
 
 
 def finish(
@@ -152,13 +152,15 @@ def show(
             "" if paper is None else f"{paper:g}%",
         )
     table.add_section()
-    paper_kept = sum(network.kept[r["layer"]] * r["weights"] for r in result["layers"])
+    paper_kept = sum(
+        network.kept.get(r["layer"], 0) * r["weights"] for r in result["layers"]
+    )
     for name, size, alive, paper in (
         (
             "weights",
             "weights",
             "alive_weights",
-            f"{paper_kept / result['weights']:.1f}%",
+            f"{paper_kept / result['weights']:.1f}%" if network.kept else "",
         ),
         ("with biases", "params", "alive_params", ""),
     ):
@@ -176,11 +178,13 @@ def show(
     errors.add_row(
         "error, dense",
         "not measured" if dense is None else f"{dense:.2f}%",
-        f"{network.dense_error:.2f}%",
+        _known(network.dense_error, ".2f", "%"),
     )
     if result["recipe"] != "dense":
         errors.add_row(
-            "error, pruned", f"{result['error']:.2f}%", f"{network.pruned_error:.2f}%"
+            "error, pruned",
+            f"{result['error']:.2f}%",
+            _known(network.pruned_error, ".2f", "%"),
         )
         errors.add_row(
             "compression, weights", f"{result['compression_weights']:.1f}x", ""
@@ -188,7 +192,7 @@ def show(
         errors.add_row(
             "compression, all parameters",
             f"{result['compression_params']:.1f}x",
-            f"{network.compression:g}x",
+            _known(network.compression, "g", "x"),
         )
     console.print(errors)
     for note in notes(result):
@@ -201,9 +205,14 @@ def show(
     )
 
 
+def _known(value: float | None, form: str, unit: str) -> str:
+    """Formats a number of the paper; empty where it has none."""
+    return "" if value is None else f"{value:{form}}{unit}"
+
+
 def notes(result: dict[str, Any]) -> list[str]:
-    """Says what must be known to read the errors rightly."""
-    found = []
+    """Says what must be known to read the tables rightly."""
+    found = warnings(result)
     if "held-out" in result["judged_on"]:
         found.append(
             "Held-out digits, to choose settings on. The test split was not read."
@@ -220,6 +229,17 @@ def notes(result: dict[str, Any]) -> list[str]:
             "--epochs here."
         )
     return found
+
+
+def warnings(result: dict[str, Any]) -> list[str]:
+    """Names the layers that were pruned down to the floor."""
+    flag = {"paper": "its --quality", "gradual": "--target"}.get(result["recipe"])
+    return [
+        f"Warning: {row['layer']} is at the floor of {MIN_KEEP} live weight, below "
+        f"which no layer is pruned; lower {flag}."
+        for row in result["layers"]
+        if row["alive"] < row["weights"] and row["alive"] <= MIN_KEEP
+    ]
 
 
 COLUMNS: tuple[str, ...] = (
@@ -247,11 +267,23 @@ def add_row(path: Path, result: dict[str, Any]) -> None:
 
 
 def read_rows(path: Path) -> dict[int, dict[str, Any]]:
-    """Reads the table of seeds, by seed; empty if there is none."""
+    """Reads the table of seeds, by seed; empty if there is none.
+
+    Raises:
+      Refused: if another program wrote it.
+    """
     if not path.exists():
         return {}
-    with path.open(newline="") as file:
-        return {int(row["seed"]): row for row in csv.DictReader(file)}
+    try:
+        with path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            if tuple(reader.fieldnames or ()) == COLUMNS:
+                return {int(row["seed"]): row for row in reader}
+    except (OSError, ValueError):
+        pass
+    raise Refused(
+        f"{path} is not a table of seeds of this program; choose another --out."
+    )
 
 
 def show_seeds(rows: Sequence[dict[str, Any]], network: Network, path: Path) -> None:

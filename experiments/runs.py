@@ -1,21 +1,26 @@
 """From the command line to one run or several: folders, seeds, errors, Ctrl-C."""
 
+import contextlib
 import dataclasses
 import json
+import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import data, files, report
+from experiments import data, files, recipes, report, train
 from experiments.config import Config, Refused, parse
 from experiments.models import Network
-from experiments.train import Diverged
 
 
 Run = Callable[[Config, data.Digits, Path], dict[str, Any]]
+
+
+class Interrupted(Exception):
+    """Ctrl-C in a run that has its folder, so that it can be continued."""
 
 
 def main(
@@ -28,18 +33,20 @@ def main(
     """Reads the command line, runs, prints.
 
     Args:
-      run: trains and reports one seed in a folder, and gives its result.
+      run: trains and reports one seed in a folder, and gives its result; the module
+        that it is from is the command that messages name.
       default: settings, where no flag is given.
       network: for names and for the paper's numbers.
       description: what `--help` begins with: the docstring of the experiment.
       args: flags; `None` reads those of the process.
 
     Returns:
-      Exit code: 0, 1 after an error that is told in a sentence, 130 after Ctrl-C. A
-      wrong flag exits with 2.
+      Exit code: 0, 1 after an error that is told in a sentence, 130 after Ctrl-C in a
+      run that has begun. A wrong flag exits with 2.
     """
     given = list(sys.argv[1:] if args is None else args)
-    config = parse(default, description, given)
+    command = f"-m {run.__module__}"
+    config = parse(default, f"python {command}", description, given)
     folder = config.run.out or _folder(config, network)
     began = time.perf_counter()
     try:
@@ -47,17 +54,16 @@ def main(
             several(run, config, network, folder)
         else:
             one(run, config, network, folder, began)
-    except (Refused, Diverged) as error:
+    except (Refused, train.Diverged) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except Interrupted:
         kept = [flag for flag in given if flag not in ("--overwrite", "--resume")]
         if config.run.seeds == 1:
             kept.append("--resume")
-        module = f"experiments.{Path(sys.argv[0]).stem}"
         print(
             f"\nInterrupted. {_where(folder)}Continue with:\n"
-            f"  python -m {module} {shlex.join(kept)}",
+            f"  {shlex.quote(_python())} {command} {shlex.join(kept)}",
             file=sys.stderr,
         )
         return 130
@@ -68,12 +74,15 @@ def one(
     run: Run, config: Config, network: Network, folder: Path, began: float
 ) -> dict[str, Any]:
     """Runs one seed, or prints the result of one that is finished."""
-    files.open_run(folder, config)
+    files.check_run(folder, config)
     finished = folder / "result.json"
-    if finished.exists():
+    if finished.exists() and not config.run.overwrite:
         result = json.loads(finished.read_text())
     else:
-        result = run(config, data.load(config.data), folder)
+        digits = prepare(config, network)
+        files.make_run(folder, config)
+        with _can_go_on():
+            result = run(config, digits, folder)
     report.show(result, network, folder, time.perf_counter() - began)
     if config.run.json:
         print(json.dumps(result))
@@ -83,31 +92,79 @@ def one(
 def several(run: Run, config: Config, network: Network, folder: Path) -> None:
     """Runs the seeds that are not done, and prints mean and deviation of all."""
     table = folder / "seeds.csv"
-    if (folder / "config.json").exists():
-        raise Refused(f"{folder} holds a single run; choose another --out for --seeds.")
-    if config.run.overwrite:
-        table.unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
     seeds = range(config.run.seed, config.run.seed + config.run.seeds)
-    digits = None
+    present = seeds_in(folder, table)
+    configs = {}
+    for seed in sorted({*seeds, *present}):
+        begun = seed in present and not config.run.overwrite
+        its_run = dataclasses.replace(config.run, seed=seed, resume=begun)
+        configs[seed] = dataclasses.replace(config, run=its_run)
+        files.check_run(folder / f"seed{seed}", configs[seed])
+    done = [s for s in present if (folder / f"seed{s}" / "result.json").exists()]
+    if config.run.overwrite:
+        done = []
+    digits = None if set(seeds) <= set(done) else prepare(config, network)
+    if config.run.overwrite:
+        # The table first: it must not tell of seeds that are gone.
+        table.unlink(missing_ok=True)
+        for seed in present:
+            files.clear_run(folder / f"seed{seed}")
+            (folder / f"seed{seed}").rmdir()
     for seed in seeds:
         home = folder / f"seed{seed}"
-        begun = not config.run.overwrite and (home / "config.json").exists()
-        its_run = dataclasses.replace(config.run, seed=seed, resume=begun)
-        its_config = dataclasses.replace(config, run=its_run)
-        files.open_run(home, its_config)
-        finished = home / "result.json"
-        if finished.exists():
-            result = json.loads(finished.read_text())
+        if seed in done:
+            result = json.loads((home / "result.json").read_text())
         else:
+            assert digits is not None
             print(f"seed {seed}, {seed - seeds[0] + 1} of {len(seeds)}", flush=True)
-            digits = digits or data.load(config.data)
-            result = run(its_config, digits, home)
+            with _can_go_on():
+                files.make_run(home, configs[seed])
+                result = run(configs[seed], digits, home)
         report.add_row(table, result)
+        for warning in report.warnings(result):
+            print(f"seed {seed}: {warning}")
     rows = report.read_rows(table)
     report.show_seeds([rows[seed] for seed in seeds], network, table)
     if config.run.json:
         print(json.dumps([rows[seed] for seed in seeds]))
+
+
+def prepare(config: Config, network: Network) -> data.Digits:
+    """Loads the digits and tries the settings on them, before anything is written.
+
+    Raises:
+      Refused: if the digits are not there, or a setting does not fit them or the
+        network.
+    """
+    digits = data.load(config.data)
+    plan = recipes.plan(config, network, train.steps_per_epoch(config, digits))
+    train.check_step(config, network, plan, digits)
+    return digits
+
+
+def seeds_in(folder: Path, table: Path) -> list[int]:
+    """Lists the seeds that have a folder in a folder of seeds.
+
+    Raises:
+      Refused: if anything but the runs of seeds and their table is there.
+    """
+    if (folder / "config.json").exists():
+        raise Refused(f"{folder} holds a single run; choose another --out for --seeds.")
+    if not folder.exists():
+        return []
+    if not folder.is_dir():
+        raise Refused(f"{folder} is a file, expected a folder; choose another --out.")
+    report.read_rows(table)
+    seeds = []
+    for path in folder.iterdir():
+        if found := re.fullmatch(r"seed(0|[1-9][0-9]*)", path.name):
+            seeds.append(int(found[1]))
+        elif path.name not in (table.name, f".{table.name}.part"):
+            raise Refused(
+                f"{folder} holds {path.name}, which no run of --seeds wrote; choose "
+                "another --out."
+            )
+    return sorted(seeds)
 
 
 def _folder(config: Config, network: Network) -> Path:
@@ -116,6 +173,22 @@ def _folder(config: Config, network: Network) -> Path:
     parts += ["heldout"] if config.data.holdout else []
     parts += ["seeds"] if config.run.seeds > 1 else []
     return Path("runs") / "-".join(parts)
+
+
+@contextlib.contextmanager
+def _can_go_on() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted from None
+
+
+def _python() -> str:
+    """Names the interpreter that runs, as briefly as it can be typed here."""
+    path = Path(sys.executable)
+    if path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
+    return str(path)
 
 
 def _where(folder: Path) -> str:

@@ -103,12 +103,9 @@ def fit(
         return images[rows].astype(jnp.float32) / 255, labels[rows]
 
     # Model, optimizer, state.
-    images = jnp.zeros((1, *train[0].shape[1:]), jnp.float32)
-    params = jax.jit(network.module.init)(jax.random.fold_in(key, 0), images)["params"]
-    zero = jnp.zeros([], jnp.int32)
-    state = State(zero, params, jax.jit(plan.tx.init)(params), _no_sums(), zero - 1)
+    shape = train[0].shape[1:]
+    state = jax.jit(partial(first_state, network, plan.tx, shape))(key)
     train_step = make_step(config, network, plan.tx, jax.random.fold_in(key, 2))
-    check_step(train_step, state, (images, jnp.zeros((1,), jnp.int32)))
 
     # Steps: one a call, or as many as are due, in a loop that stops at a bad loss.
     @partial(jax.jit, donate_argnums=0)
@@ -204,6 +201,16 @@ def steps_per_epoch(config: Config, digits: data.Digits) -> int:
     return size // batch
 
 
+def first_state(
+    network: Network, tx: Any, shape: tuple[int, ...], key: jax.Array
+) -> State:
+    """Draws the first weights; `shape` is that of one image."""
+    images = jnp.zeros((1, *shape), jnp.float32)
+    params = network.module.init(jax.random.fold_in(key, 0), images)["params"]
+    zero = jnp.zeros([], jnp.int32)
+    return State(zero, params, tx.init(params), _no_sums(), zero - 1)
+
+
 def make_step(
     config: Config, network: Network, tx: Any, key: jax.Array
 ) -> Callable[[State, tuple[jax.Array, jax.Array]], State]:
@@ -248,10 +255,21 @@ def make_step(
     return step
 
 
-def check_step(step: Any, state: State, batch: Any) -> None:
-    """Traces a step, so that a setting that fits no layer is told before training."""
+def check_step(
+    config: Config, network: Network, plan: Plan, digits: data.Digits
+) -> None:
+    """Traces a step, and computes nothing.
+
+    Raises:
+      Refused: if a setting fits no layer, or not this network.
+    """
+    split = digits.train
+    key = jax.random.key(config.run.seed)
+    batch = (jnp.zeros((1, *split.images.shape[1:])), jnp.zeros((1,), jnp.int32))
+    begin = partial(first_state, network, plan.tx, split.images.shape[1:])
     try:
-        jax.eval_shape(step, state, batch)
+        state = jax.eval_shape(begin, key)
+        jax.eval_shape(make_step(config, network, plan.tx, key), state, batch)
     except ValueError as error:
         raise Refused(str(error)) from error
 
@@ -300,10 +318,13 @@ def sound(state: State, last: int | None) -> State:
         if _all_finite(state.params):
             return state
         where = f"A weight is not finite after step {int(state.step) - 1}"
-    kept = f"the last good checkpoint is of step {last}" if last else "there is none"
+    kept = f"the last good checkpoint is of step {last}"
+    if not last:
+        kept = "no checkpoint was written"
     raise Diverged(
-        f"{where} (counted from 0). The run stops; {kept}. Start anew with a lower "
-        "--lr, or look at the digits and at the penalty's --strength."
+        f"{where} (counted from 0). The run stops; {kept}. Start anew, with "
+        "--overwrite or another --out, at a lower --lr, or look at the digits and at "
+        "the penalty's --strength."
     )
 
 

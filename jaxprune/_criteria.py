@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, PyTree
 
 from jaxprune._masks import map_masked
@@ -58,12 +59,26 @@ def saliency(
 def random(key: Array) -> Criterion:
     """Makes a criterion that draws scores uniformly from [0, 1): the control.
 
-    The draws are a function of the key, the step and the leaf's path, so they depend
-    neither on the other leaves nor on how the leaf is laid out over devices.
+    A draw is a function of the key, the step, the leaf's path and the weight's place in
+    the leaf, so it depends neither on the other leaves nor on how the leaf is laid out
+    over devices. It is a hash rather than one of JAX's generators, so that it is cheap
+    enough to be made anew in each pass over the weights, and no score is stored.
 
     Args:
       key: a typed key, `jax.random.key(0)`, or one of the old kind.
+
+    Raises:
+      ValueError: if `key` is no key.
+
+    Source:
+      The finalizer of MurmurHash3 (Appleby 2011), once for each axis.
     """
+    try:
+        jax.eval_shape(jax.random.bits, key)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"key is {key!r}, expected a key such as jax.random.key(0)."
+        ) from error
 
     def criterion(params: Params, mask: Mask, step: Step, **extra: Any) -> Scores:
         del extra
@@ -71,10 +86,25 @@ def random(key: Array) -> Criterion:
 
         def score(w: Array, m: Array, name: str) -> Array:
             at_leaf = jax.random.fold_in(at_step, zlib.crc32(name.encode()))
-            return jax.random.uniform(at_leaf, w.shape)
+            return _hashed_uniform(at_leaf, w.shape)
 
         return map_masked(
             score, params, mask, leaf_names(params), elsewhere=lambda w: None
         )
 
     return criterion
+
+
+def _hashed_uniform(key: Array, shape: tuple[int, ...]) -> Array:
+    salts = jax.random.bits(key, (len(shape) + 1,), jnp.uint32)
+    bits = jnp.broadcast_to(salts[-1], shape)
+    for axis in range(len(shape)):
+        place = lax.broadcasted_iota(jnp.uint32, shape, axis)
+        bits = _scramble(bits ^ (place + salts[axis]))
+    return (bits >> 8).astype(jnp.float32) * jnp.float32(2.0**-24)
+
+
+def _scramble(x: Array) -> Array:
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)

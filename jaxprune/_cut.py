@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxprune._masks import map_masked
+from jaxprune._masks import check_mask, map_masked
 from jaxprune._select import holds, recomputed, sort_key
 from jaxprune._types import Mask, Params, Scores
 
@@ -22,6 +22,7 @@ class _Cut(NamedTuple):
 
 def keys_of(params: Params, mask: Mask, scores: Scores) -> list[Array]:
     """Gives the sort keys of the leaves that the mask covers, in tree order."""
+    check_mask(params, mask)
     keyed = map_masked(
         lambda w, m, s: sort_key(s, m), params, mask, scores, elsewhere=lambda w: None
     )

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, PyTree
 
-from jaxprune._masks import map_masked
+from jaxprune._masks import check_mask, map_masked
 from jaxprune._types import Mask, Params
 
 
@@ -23,9 +23,13 @@ def layer_std(params: Params, mask: Mask) -> PyTree:
       A scalar for each leaf that the mask covers, `None` for the others; 0 where
       nothing lives.
 
+    Raises:
+      ValueError: as `check_mask`.
+
     Source:
       Han et al. 2015 (arXiv:1506.02626), section 3.
     """
+    check_mask(params, mask)
 
     def at_leaf(w: Any, m: Any) -> Array:
         w, m = jnp.asarray(w, jnp.float32), jnp.asarray(m)

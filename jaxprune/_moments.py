@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxprune._masks import map_masked
+from jaxprune._masks import check_mask, map_masked
 from jaxprune._paths import leaf_name, leaf_names
 from jaxprune._types import Mask, Params
 
@@ -26,7 +26,11 @@ def reset_moments(
       inner_state: the state of any optax transformation.
       params: the parameters it was made for.
       mask: dead weights are False; `None` leaves are not touched.
+
+    Raises:
+      ValueError: as `check_mask`.
     """
+    check_mask(params, mask)
     # Leaves that are never pruned count too, for they own their moments.
     whole = map_masked(lambda p, m: m, params, mask, elsewhere=lambda p: None)
     owners = jax.tree.leaves(jax.tree.map(_Owner, params, leaf_names(params), whole))

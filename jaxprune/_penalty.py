@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxprune._masks import map_masked
+from jaxprune._masks import check_mask, map_masked
 from jaxprune._types import Mask, Params
 
 
@@ -15,6 +15,9 @@ def l1(params: Params, mask: Mask) -> Float[Array, ""]:
 
     >>> l1({"w": jnp.array([1.0, -2.0, 4.0])}, {"w": jnp.array([True, True, False])})
     Array(3., dtype=float32)
+
+    Raises:
+      ValueError: as `check_mask`.
 
     Source:
       Han et al. 2015 (arXiv:1506.02626), section 3.1: L1 is the better one right after
@@ -31,6 +34,9 @@ def l2(params: Params, mask: Mask) -> Float[Array, ""]:
     >>> l2({"w": jnp.array([1.0, -2.0, 4.0])}, {"w": jnp.array([True, True, False])})
     Array(2.5, dtype=float32)
 
+    Raises:
+      ValueError: as `check_mask`.
+
     Source:
       As `l1`.
     """
@@ -38,6 +44,8 @@ def l2(params: Params, mask: Mask) -> Float[Array, ""]:
 
 
 def _total(f, params: Params, mask: Mask) -> Float[Array, ""]:
+    check_mask(params, mask)
+
     def at_leaf(w: Any, m: Any) -> Array:
         return jnp.sum(jnp.where(m, f(jnp.asarray(w, jnp.float32)), 0))
 

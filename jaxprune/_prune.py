@@ -58,7 +58,8 @@ def prune(
       both `schedule` and `inner`.
 
     Raises:
-      ValueError: when `update` is called without params, or the mask does not fit them.
+      ValueError: when `update` is called without params, the mask does not fit them,
+        or the schedule gives back something else than such a mask.
 
     Source:
       Han et al. 2015 (arXiv:1506.02626), section 3. The update that cancels the
@@ -89,6 +90,7 @@ def prune(
         # the inner optimizer masked ones (clipping and moments are of live weights).
         extra = {**extra_args, "grads": updates}
         new_mask = schedule(params, state.mask, state.step, **extra)
+        _check_new_mask(params, state.mask, new_mask)
         live_grads = map_masked(
             lambda g, m: jnp.where(m, g, jnp.zeros_like(g)), updates, new_mask
         )
@@ -106,6 +108,20 @@ def _live_or_cancel(u: Array, m: Array, p: Array) -> Array:
     # x + (-x) is +0 for every finite x, if -x is not rounded on its way there.
     dtype = jnp.promote_types(u.dtype, p.dtype)
     return jnp.where(m, u.astype(dtype), -p.astype(dtype))
+
+
+def _check_new_mask(params: Params, mask: Mask, new_mask: Any) -> None:
+    advice = (
+        "prune: the schedule did not return a mask of the structure that it was given; "
+        "is it a criterion, to be wrapped in jaxprune.to_sparsity? "
+    )
+    found, expected = (jax.tree.structure(m) for m in (new_mask, mask))
+    if found != expected:
+        raise ValueError(f"{advice}It returned {found}, expected {expected}.")
+    try:
+        check_mask(params, new_mask)
+    except ValueError as error:
+        raise ValueError(f"{advice}In what it returned, {error}") from error
 
 
 def _first_mask(params: Params, mask: Any) -> Mask:

@@ -1,5 +1,6 @@
 """Schedules: when a mask changes. What it changes to is `_thresholds`."""
 
+import numbers
 from typing import Any
 
 import jax
@@ -47,8 +48,8 @@ def every(
     Raises:
       ValueError: if `period` < 1, `begin` < 0 or `end` < `begin`.
     """
-    if period < 1:
-        raise ValueError(f"period is {period}, expected at least 1.")
+    if not isinstance(period, numbers.Integral) or period < 1:
+        raise ValueError(f"period is {period!r}, expected at least 1, an integer.")
     if begin < 0:
         raise ValueError(f"begin is {begin}, expected at least 0.")
     if end is not None and end < begin:

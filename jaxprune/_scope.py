@@ -1,5 +1,6 @@
 """Rules that choose which leaves may ever be pruned."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,8 +69,14 @@ def where(*rules: Pattern) -> Rules:
       of its rules matches no leaf.
 
     Raises:
-      ValueError: if there is no rule.
+      ValueError: if there is no rule, or one is neither.
     """
     if not rules:
         raise ValueError("where() needs at least one rule, such as '**/kernel'.")
+    for rule in rules:
+        if not isinstance(rule, str | re.Pattern):
+            raise ValueError(
+                f"where() got {rule!r}, expected a glob such as '**/kernel' or a "
+                "compiled regular expression."
+            )
     return Rules(rules)

@@ -38,9 +38,11 @@ _ENOUGH_TO_FINISH = 1 << 14
 # find the exponent.
 _FIRST = (DEAD_KEY, *(0x3F800000 - (e << 23) for e in (24, 14, 10, 8, 6, 4, 2)))
 
-# Work that costs more to repeat in every pass than to keep for all of them.
+# Work that costs more to repeat in every pass than to keep for all of them, on arrays
+# of more than a few elements.
 _COSTLY = ("reduce", "arg", "random", "threefry", "cum", "while", "scan", "dot")
 _COSTLY += ("conv_", "sort", "gather", "scatter", "fft", "top_k", "erf_inv", "cond")
+_TRIFLE = 64
 
 
 def kth_smallest(
@@ -117,7 +119,8 @@ def recomputed(keys: Callable[[], Sequence[Array]]) -> Callable[[Array], list[Ar
 
 def _costly(jaxpr: Any) -> bool:
     for eqn in jaxpr.eqns:
-        if eqn.primitive.name.startswith(_COSTLY):
+        sizes = [math.prod(v.aval.shape) for v in (*eqn.invars, *eqn.outvars)]
+        if eqn.primitive.name.startswith(_COSTLY) and max(sizes, default=0) > _TRIFLE:
             return True
         inner = [getattr(v, "jaxpr", None) for v in eqn.params.values()]
         if any(_costly(j) for j in inner if j is not None):

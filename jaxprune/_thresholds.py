@@ -1,6 +1,7 @@
 """How a mask is cut: to a sparsity, or at a multiple of the standard deviation."""
 
 import math
+import numbers
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from jaxtyping import Array, PyTree
 from jaxprune._criteria import magnitude
 from jaxprune._cut import cut, keys_of
 from jaxprune._deviation import layer_std
-from jaxprune._masks import map_masked
+from jaxprune._masks import check_mask, map_masked
 from jaxprune._paths import leaf_names, lookup
 from jaxprune._select import Count, dead_count, kth_smallest, sort_key
 from jaxprune._types import Criterion, Mask, MaskSchedule, Params, Step
@@ -53,8 +54,8 @@ def to_sparsity(
       `optax.polynomial_schedule(0.0, final, 3, steps, begin)`.
     """
     for s in sparsity.values() if isinstance(sparsity, Mapping) else [sparsity]:
-        if not callable(s) and not 0 <= s < 1:
-            raise ValueError(f"sparsity is {s}, expected a fraction in [0, 1).")
+        if not callable(s) and not (_is_number(s) and 0 <= s < 1):
+            raise ValueError(f"sparsity is {s!r}, expected a fraction in [0, 1).")
     if scope not in ("leaf", "global"):
         raise ValueError(f"scope is {scope!r}, expected 'leaf' or 'global'.")
     if scope == "global" and isinstance(sparsity, Mapping):
@@ -123,25 +124,22 @@ def by_std(
 
     Raises:
       ValueError: if a factor is not positive or `min_keep` is negative, or at the first
-        call if a key of `quality` matches no prunable leaf.
+        call if a key of `quality` matches no prunable leaf, or if `std` is not such a
+        tree.
 
     Source:
       Han et al. 2015 (arXiv:1506.02626), section 3.
     """
     for q in quality.values() if isinstance(quality, Mapping) else [quality]:
-        if not 0 < q < math.inf:
-            raise ValueError(f"quality is {q}, expected a positive factor.")
+        if not (_is_number(q) and 0 < q < math.inf):
+            raise ValueError(f"quality is {q!r}, expected a positive factor.")
     _check_min_keep(min_keep)
 
     def schedule(params: Params, mask: Mask, step: Step, **extra: Any) -> Mask:
         def keys() -> list[Array]:
             return keys_of(params, mask, magnitude(params, mask, step))
 
-        sigmas = layer_std(params, mask) if std is None else std
-        sigmas = map_masked(
-            lambda w, m, sigma: jnp.asarray(sigma, jnp.float32),
-            params, mask, sigmas, elsewhere=lambda w: None,
-        )  # fmt: skip
+        sigmas = layer_std(params, mask) if std is None else _given(std, params, mask)
         thresholds = [
             None if q is None else _std_key(q * sigma)
             for q, sigma in zip(
@@ -157,6 +155,24 @@ def by_std(
 
 def _one(keys: Callable[[], list[Array]], i: int) -> Callable[[], list[Array]]:
     return lambda: [keys()[i]]
+
+
+def _given(std: PyTree, params: Params, mask: Mask) -> PyTree:
+    def at_leaf(w: Any, m: Any, sigma: Any, name: str) -> Array:
+        if not _is_number(sigma):
+            raise ValueError(f"std of {name} is {sigma!r}, expected a scalar.")
+        return jnp.asarray(sigma, jnp.float32)
+
+    check_mask(params, mask)
+    try:
+        return map_masked(
+            at_leaf, params, mask, std, leaf_names(params), elsewhere=lambda w: None
+        )
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            "by_std: std does not hold one deviation for each leaf that the mask "
+            f"covers ({error}); make it with jaxprune.layer_std(params, mask)."
+        ) from error
 
 
 def _std_key(threshold: Array) -> Array:
@@ -177,5 +193,9 @@ def _by_leaf(value: Any, params: Params, mask: Mask, what: str) -> list[Any]:
 
 
 def _check_min_keep(min_keep: int) -> None:
-    if min_keep < 0:
-        raise ValueError(f"min_keep is {min_keep}, expected at least 0.")
+    if not isinstance(min_keep, numbers.Integral) or min_keep < 0:
+        raise ValueError(f"min_keep is {min_keep!r}, expected at least 0, an integer.")
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, numbers.Real) or getattr(x, "shape", None) == ()

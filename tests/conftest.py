@@ -27,7 +27,8 @@ def _skipped(config):
 def _lost_data(config):
     """Data tests that were skipped although their folder is named."""
     reports = _skipped(config) if os.environ.get("JAXPRUNE_DATA") else []
-    return [report.nodeid for report in reports if "data" in report.keywords]
+    # The report of a module skipped as a whole has no keywords.
+    return [r.nodeid for r in reports if "data" in getattr(r, "keywords", ())]
 
 
 def pytest_sessionfinish(session):

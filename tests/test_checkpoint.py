@@ -1,6 +1,7 @@
 """Checkpoints: what goes in comes out, and what is damaged or foreign is refused."""
 
 import gc
+import logging
 import os
 import shutil
 import signal
@@ -142,6 +143,11 @@ def remove_arrays(folder):
     shutil.rmtree(folder / "3" / "state")
 
 
+def empty(folder):
+    shutil.rmtree(folder / "3")
+    (folder / "3").mkdir()
+
+
 def put_something_else_there(folder):
     shutil.rmtree(folder / "3")
     (folder / "3").mkdir()
@@ -155,16 +161,30 @@ def put_something_else_there(folder):
         truncate_arrays,
         flip_a_bit,
         remove_arrays,
+        empty,
         put_something_else_there,
     ],
 )
-def test_a_damaged_checkpoint_is_refused_and_left_alone(written, harm):
+def test_a_damaged_checkpoint_is_refused_and_left_alone(written, harm, caplog, capfd):
     folder, state = written
     harm(folder)
     before = listing(folder)
+    caplog.clear()
+    checkpoints = reopened(folder)
+    last = checkpoints.latest()
     with pytest.raises(Refused, match=r"the checkpoint .*run/3"):
-        reopened(folder).load(3, state)
+        checkpoints.load(last, state)
     assert listing(folder) == before
+    # The refusal is all that is said.
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+    assert capfd.readouterr().err == ""
+
+
+def test_a_file_where_checkpoints_belong_is_refused(tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(Refused, match="run is a file, expected the folder of the ch"):
+        reopened(tmp_path / "run")
+    assert (tmp_path / "run").read_text() == "mine"
 
 
 def test_a_checkpoint_of_other_settings_is_refused_by_name(written):

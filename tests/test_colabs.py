@@ -1,11 +1,14 @@
 """The notebooks run from top to bottom, and are stored without output."""
 
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
 
-COLABS = sorted((Path(__file__).parents[1] / "colabs").glob("*.ipynb"))
+ROOT = Path(__file__).parents[1]
+COLABS = sorted((ROOT / "colabs").glob("*.ipynb"))
 
 
 def test_there_are_notebooks():
@@ -22,6 +25,19 @@ def test_stored_without_output(path):
     # The first cell is the only one that may install anything.
     assert "google.colab" in code[0].source
     assert not any("pip" in cell.source for cell in code[1:])
+
+
+def test_all_install_from_the_repository_that_the_package_names():
+    """A notebook on Colab has no file beside it, so each names the address itself."""
+    nbformat = pytest.importorskip("nbformat")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    cells = [nbformat.read(path, as_version=4).cells for path in COLABS]
+    first = {
+        next(cell.source for cell in each if cell.cell_type == "code") for each in cells
+    }
+    assert len(first) == 1
+    addresses = re.findall(r'"(https?://.*?)"', first.pop())
+    assert addresses == [project["urls"]["Repository"]]
 
 
 @pytest.mark.parametrize("path", COLABS, ids=lambda path: path.stem)

@@ -2,24 +2,42 @@
 
 import csv
 import dataclasses
+import io
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import conftest
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from rich.console import Console
+from rich.text import Text
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import jaxprune
-from experiments import data, lenet5_prune, lenet300_prune, recipes, report, runs, train
+from experiments import (
+    data,
+    lenet5_prune,
+    lenet300_prune,
+    progress,
+    recipes,
+    report,
+    runs,
+    train,
+)
+from experiments.bench import lenet5_step, select, step
 from experiments.config import Data, Pruning, Refused, parse, qualities
 from experiments.models import LENET5, LENET300
 
 
+ROOT = Path(__file__).parent.parent
 NETWORKS = {"lenet300": (lenet300_prune, LENET300), "lenet5": (lenet5_prune, LENET5)}
 
 
@@ -37,6 +55,7 @@ def test_help_names_every_flag(name, capsys):
         for field in dataclasses.fields(group):
             assert f"--{field.name.replace('_', '-')} " in text
     assert "--network" not in text
+    assert f"usage: python -m experiments.{name}_prune [-h]" in text
 
 
 @pytest.mark.parametrize(
@@ -48,6 +67,11 @@ def test_help_names_every_flag(name, capsys):
         (["--dropout", "1"], "--dropout is 1.0, expected a probability in [0, 1)"),
         (["--quality", "high"], "--quality is 'high', expected a positive number"),
         (["--quality", "fc1/*=-1"], "--quality is 'fc1/*=-1', expected a positive"),
+        (["--epochs", "inf"], "--epochs is inf, expected a finite number"),
+        (["--dense-epochs", "inf"], "--dense-epochs is inf, expected a finite"),
+        (["--retrain-epochs", "nan"], "--retrain-epochs is nan, expected a finite"),
+        (["--ramp", "0.1", "inf"], "--ramp is (0.1, inf), expected a finite number"),
+        (["--seed", "4294967296"], "--seed is 4294967296, expected 0 to 4294967295"),
         (["--resume", "--overwrite"], "--resume and --overwrite exclude each other"),
     ],
 )
@@ -58,8 +82,89 @@ def test_a_wrong_flag_exits_with_2_and_is_named(flags, message, capsys):
     assert message in capsys.readouterr().err
 
 
+BENCHES = {"select": select, "step": step, "lenet5_step": lenet5_step}
+
+
+@pytest.mark.parametrize(
+    ("bench", "flags", "message"),
+    [
+        ("select", "--repeats 0", "--repeats is 0, expected 1 or more."),
+        ("select", "--sizes", "--sizes names no tree, expected some of lenet5,"),
+        ("step", "--pairs 0", "--pairs is 0, expected 8 or more."),
+        ("step", "--stacks VGG", "--stacks is 'VGG', expected parts of 'LeNet-300-100"),
+        ("lenet5_step", "--pairs 0", "--pairs is 0, expected 1 or more."),
+    ],
+)
+def test_a_wrong_flag_of_a_benchmark_exits_with_2_and_is_named(
+    bench, flags, message, tmp_path, capsys
+):
+    out = tmp_path / "out.csv"
+    assert BENCHES[bench].main([*flags.split(), "--out", str(out)]) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("bench", BENCHES)
+def test_the_help_of_a_benchmark_names_a_command_that_runs(bench, capsys):
+    with pytest.raises(SystemExit):
+        BENCHES[bench].main(["--help"])
+    text = capsys.readouterr().out
+    assert f"usage: python -m experiments.bench.{bench} [-h]" in text
+
+
+COMMANDS = [f"experiments.{name}_prune" for name in NETWORKS]
+COMMANDS += [f"experiments.bench.{name}" for name in BENCHES]
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_a_command_imports_nothing_before_ctrl_c_is_quiet(module):
+    code = f"""
+import runpy, signal, sys, experiments.start
+
+def interrupted(name):
+    print(name, "jax" in sys.modules, "tyro" in sys.modules, flush=True)
+    signal.raise_signal(signal.SIGINT)
+
+experiments.start.importlib.import_module = interrupted
+runpy.run_module({module!r}, run_name="__main__")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout.split() == [module, "False", "False"]
+    assert (done.stderr, done.returncode) == ("\nInterrupted.\n", 130)
+
+
+LOST = """
+class Callback:
+    def __del__(self):
+        raise KeyboardInterrupt
+
+def main():
+    Callback()
+    __import__("time").sleep(60)
+"""
+
+
+@pytest.mark.parametrize("main", ["def main(): raise KeyboardInterrupt", LOST])
+def test_ctrl_c_outside_a_run_is_quiet_too_and_not_lost(main, tmp_path):
+    (tmp_path / "command.py").write_text(main)
+    code = "from experiments.start import start; start('command')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert (done.stderr, done.returncode) == ("\nInterrupted.\n", 130)
+
+
 def test_flags_change_the_defaults():
-    config = parse(lenet300_prune.CONFIG, "", ["--lr", "0.5", "--recipe", "gradual"])
+    config = parse(
+        lenet300_prune.CONFIG, "", "", ["--lr", "0.5", "--recipe", "gradual"]
+    )
     assert (config.training.lr, config.pruning.recipe) == (0.5, "gradual")
     assert config.network == "LeNet-300-100"
     assert qualities("fc1/*=1.2, **=1") == {"fc1/*": 1.2, "**": 1.0}
@@ -107,6 +212,18 @@ def mnist() -> Path:
     return Path(folder) / "tfds"
 
 
+def test_skipped_data_tests_are_found_among_skipped_modules(monkeypatch):
+    monkeypatch.setenv("JAXPRUNE_DATA", "there")
+    why = ("f.py", 1, "Skipped: why")
+    module = pytest.CollectReport("tests/a.py", "skipped", why, [])
+    place, words = ("f.py", 1, ""), {"data": 1}
+    test = pytest.TestReport("tests/b.py::b", place, words, "skipped", why, "setup")
+    reporter = SimpleNamespace(stats={"skipped": [module, test]})
+    plugins = SimpleNamespace(get_plugin={"terminalreporter": reporter}.get)
+    config = SimpleNamespace(pluginmanager=plugins)
+    assert conftest._lost_data(config) == ["tests/b.py::b"]
+
+
 @pytest.mark.data
 def test_the_whole_of_mnist_is_read(monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(mnist()))
@@ -136,6 +253,35 @@ def test_the_target_counts_all_parameters(network, target):
 def test_a_target_that_only_biases_could_reach_is_refused():
     with pytest.raises(Refused, match="--target is 700, expected less than 649"):
         recipes.sparsity_for(700, LENET300)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--recipe gradual --epochs 1e300", r"--epochs is 1e\+300, expected so few"),
+        ("--recipe dense --dense-epochs 1e9", r"--dense-epochs is 1e\+09"),
+        ("--retrain-epochs 1e9", r"--retrain-epochs is 1e\+09"),
+        ("--retrain-epochs 1e7 --rounds 4", "--rounds is 4, expected so few"),
+    ],
+)
+def test_more_steps_than_can_be_counted_are_refused(flags, message):
+    config = parse(lenet300_prune.CONFIG, "", "", flags.split())
+    with pytest.raises(Refused, match=message):
+        recipes.plan(config, LENET300, epoch=62)
+
+
+def test_every_number_among_the_flags_must_be_finite(capsys):
+    default = lenet300_prune.CONFIG
+    groups = (default.data, default.training, default.pruning, default.run)
+    fields = [field for group in groups for field in dataclasses.fields(group)]
+    names = [
+        f.name.replace("_", "-") for f in fields if f.type in (float, float | None)
+    ]
+    assert {"lr", "warmup", "dropout", "target"} < set(names)
+    for name in names:
+        with pytest.raises(SystemExit):
+            parse(default, "", "", [f"--{name}", "inf"])
+        assert f"--{name} is inf, expected a finite" in capsys.readouterr().err
 
 
 def test_rounds_prune_at_their_steps_and_the_deviation_can_be_frozen():
@@ -171,14 +317,6 @@ def test_rounds_prune_at_their_steps_and_the_deviation_can_be_frozen():
     assert np.array_equal(masks["dense"], np.abs(dense) >= dense.std())
     survivors = dense[np.abs(dense) >= dense.std() / 2]
     assert np.array_equal(masks["live"], np.abs(dense) >= survivors.std())
-
-
-def test_a_quality_for_no_layer_is_refused_before_training(tmp_path, capsys):
-    flags = ["--quality", "fc9/*=1", "--out", str(tmp_path / "run")]
-    assert lenet300_prune.main(flags) == 1
-    error = capsys.readouterr().err
-    assert "fc9/*" in error
-    assert "fc1/kernel" in error
 
 
 # Run folders, with a run that trains nothing
@@ -253,6 +391,37 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path, capsys):
     assert "there is no run in" in capsys.readouterr().err
 
 
+REFUSED = {
+    "quality": (
+        "--quality conv/*=2",
+        "'conv/*', which matches no prunable leaf; these are prunable: fc1/",
+    ),
+    "target": ("--recipe gradual --target 1e9", "--target is 1e+09"),
+    "batch": ("--batch 5000", "--batch is 5000"),
+    "holdout": ("--holdout 4000", "--holdout is 4000"),
+    "data": ("--dataset mnist --data-dir nowhere", "MNIST is not in nowhere"),
+}
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_run_that_is_refused_leaves_nothing(tmp_path, capsys, case, seeds):
+    flags, message = REFUSED[case]
+    out = tmp_path / "run"
+    command = ["--out", out, "--seeds", seeds]
+    assert invoke(*command, *flags.split(), run=never) == 1
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+    assert invoke(*command) == 0
+    before = contents(out)
+    assert invoke(*command, "--overwrite", *flags.split(), run=never) == 1
+    assert contents(out) == before
+
+
+def contents(folder):
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
 def test_the_run_of_another_network_is_refused(tmp_path, capsys):
     assert invoke("--out", tmp_path / "run") == 0
     flags = ["--out", str(tmp_path / "run"), "--resume"]
@@ -285,15 +454,102 @@ def test_seeds_are_skipped_when_done_and_summed_up(tmp_path, capsys):
     assert "--lr was" in capsys.readouterr().err
 
 
-def test_ctrl_c_says_how_to_go_on(tmp_path, capsys):
+def test_the_seeds_of_another_run_are_refused_though_they_are_not_asked_for(
+    tmp_path, capsys
+):
+    assert invoke("--out", tmp_path, "--seeds", 2, "--seed", 5) == 0
+    assert invoke("--out", tmp_path, "--seeds", 2, "--lr", "0.5", run=never) == 1
+    assert "--lr was" in capsys.readouterr().err
+
+
+SEEDS_HEADER = ",".join(report.COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("seeds.csv", "plant,height\nbasil,12\n", "not a table of seeds"),
+        ("seeds.csv", f"{SEEDS_HEADER}\nbasil,12\n", "not a table of seeds"),
+        ("thesis.tex", "years", "holds thesis.tex, which no run of --seeds wrote"),
+        ("seed1/thesis.tex", "years", "not a run of this program"),
+        ("seed7/thesis.tex", "years", "not a run of this program"),
+        ("seed1", "a file", "is a file, expected a folder"),
+    ],
+)
+@pytest.mark.parametrize("flags", [[], ["--overwrite"]], ids=["plain", "overwrite"])
+def test_seeds_leave_a_foreign_folder_alone(
+    tmp_path, capsys, name, text, message, flags
+):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text)
+    before = contents(tmp_path)
+    assert invoke("--out", tmp_path, "--seeds", 2, *flags, run=never) == 1
+    assert message in capsys.readouterr().err
+    assert contents(tmp_path) == before
+
+
+def test_old_seeds_are_gone_after_an_overwrite_that_was_interrupted(tmp_path, capsys):
+    assert invoke("--out", tmp_path, "--seeds", 4) == 0
+
     def interrupted(config, digits, folder):
-        (folder / "checkpoints" / "40").mkdir(parents=True)
         raise KeyboardInterrupt
 
-    assert invoke("--out", tmp_path / "run", "--lr", "0.5", run=interrupted) == 130
+    flags = ["--out", tmp_path, "--seeds", 3, "--lr", "0.5"]
+    assert invoke(*flags, "--overwrite", run=interrupted) == 130
+    assert {p.name for p in tmp_path.iterdir()} == {"seed0"}
+    done = []
+
+    def counting(config, digits, folder):
+        done.append(config.run.seed)
+        return stub(config, digits, folder)
+
+    assert invoke(*flags, run=counting) == 0
+    assert done == [0, 1, 2]
+    assert len((tmp_path / "seeds.csv").read_text().splitlines()) == 4
+    capsys.readouterr()
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    def interrupted(config, network, plan, digits, folder):
+        (folder / "checkpoints" / "40").mkdir(parents=True, exist_ok=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "fit", interrupted)
+    monkeypatch.setattr(sys, "executable", str(Path.cwd() / ".venv/bin/python"))
+    out = tmp_path / "run"
+    assert lenet300_prune.main(["--out", str(out), "--lr", "0.5"]) == 130
     error = capsys.readouterr().err
     assert "The last checkpoint is of step 40." in error
-    assert f"--out {tmp_path / 'run'} --lr 0.5 --resume" in error
+    command = "-m experiments.lenet300_prune --out"
+    assert f"\n  .venv/bin/python {command} {out} --lr 0.5 --resume\n" in error
+    monkeypatch.setattr(sys, "executable", "/opt/my python/bin/python")
+    assert lenet300_prune.main(["--out", str(out), "--resume", "--lr", "0.5"]) == 130
+    assert f"\n  '/opt/my python/bin/python' {command} " in capsys.readouterr().err
+
+
+def test_ctrl_c_before_the_run_begins_leaves_nothing(tmp_path, monkeypatch):
+    def interrupted(config):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(data, "load", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        invoke("--out", tmp_path / "run", run=never)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("loss", [0.012345, 2.3, 1234.5, 1e9])
+def test_the_progress_bar_fits_80_columns(loss):
+    phases = ((0, "dense"), (100, "pruning"), (200, "retraining"))
+    plan = recipes.Plan(optax.identity(), 280800, phases, 100, False)
+    console = Console(width=80, file=io.StringIO(), force_terminal=True)
+    with progress.Progress(plan, 0, console) as bar:
+        line = {"loss": loss, "train_error": 12.345, "sparsity": 0.98765}
+        bar.update(140400, line)
+    shown = Text.from_ansi(console.file.getvalue()).plain.splitlines()[-1]
+    assert len(shown) <= 80
+    wanted = f"140400/280800 loss {loss:.4g} error 12.35% sparsity 98.8% -:--:--"
+    assert " ".join(shown.split()).endswith(wanted)
+    assert shown.startswith("retraining ")
 
 
 # A few real steps
@@ -322,6 +578,17 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(
     assert [line["step"] for line in read_log(out)] == [20]
 
 
+def test_a_loss_that_is_not_finite_before_any_checkpoint_says_how_to_start_anew(
+    tmp_path, capsys
+):
+    out = tmp_path / "run"
+    flags = f"--recipe dense --dense-epochs 0.1 --lr 1e30 --out {out}"
+    assert lenet300_prune.main(flags.split()) == 1
+    error = capsys.readouterr().err
+    assert "The run stops; no checkpoint was written. Start anew, with " in error
+    assert "--overwrite or another --out" in error
+
+
 def train_order(config, size):
     return np.asarray(train.order(jax.random.key(config.run.seed), size)(0))
 
@@ -329,6 +596,33 @@ def train_order(config, size):
 def read_log(out):
     lines = (out / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
+
+
+def test_a_layer_at_the_floor_is_warned_of(tmp_path, capsys):
+    out = tmp_path / "run"
+    flags = f"--quality fc2/*=1000,**=1 --dense-epochs 0.1 --retrain-epochs 0.1 \
+        --rounds 1 --out {out}"
+    assert lenet300_prune.main(flags.split()) == 0
+    result = json.loads((out / "result.json").read_text())
+    alive = {row["layer"]: row["alive"] for row in result["layers"]}
+    assert alive["fc2/kernel"] == 1
+    warned = [x for x in capsys.readouterr().out.splitlines() if "Warning" in x]
+    assert warned == report.warnings(result)
+    assert len(warned) == 1
+    assert warned[0].startswith("Warning: fc2/kernel is at the floor of 1 live weight")
+    assert warned[0].endswith("lower its --quality.")
+
+
+def test_the_warnings_of_each_seed_are_printed(tmp_path, capsys):
+    def emptied(config, digits, folder):
+        result = stub(config, digits, folder)
+        result["layers"][0]["alive"] = 1
+        return result
+
+    assert invoke("--out", tmp_path, "--seeds", 2, run=emptied) == 0
+    text = capsys.readouterr().out
+    for seed in (0, 1):
+        assert f"seed {seed}: Warning: fc1/kernel is at the floor of 1" in text
 
 
 def check_run(out, result_of, images):

@@ -163,3 +163,21 @@ def test_check_mask_while_tracing():
     bad = {"w": jnp.ones((2, 2), bool), "b": None, "ids": None}
     with pytest.raises(ValueError, match="the mask of w has shape"):
         jax.eval_shape(jaxprune.apply_mask, PARAMS, bad)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        jaxprune.l1,
+        jaxprune.l2,
+        jaxprune.layer_std,
+        lambda p, m: jaxprune.by_std(0.5)(p, m, 0),
+        lambda p, m: jaxprune.to_sparsity(jaxprune.magnitude, 0.5)(p, m, 0),
+        lambda p, m: jaxprune.reset_moments((p,), p, m),
+        jaxprune.apply_mask,
+    ],
+)
+def test_a_mask_that_would_broadcast_is_refused(use):
+    params = {"w": jnp.ones((3, 4))}
+    with pytest.raises(ValueError, match=r"mask of w has shape \(1, 4\)"):
+        use(params, {"w": jnp.ones((1, 4), bool)})

@@ -246,3 +246,18 @@ def test_strict_promotion():
     params, state = step(tx)
     params, state = step(tx, opt_state=state, params=params)
     toy.assert_dead_are_zero(params, state.mask)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        (jaxprune.magnitude, "mask of w is float32"),
+        (lambda p, m, s, **_: {"w": jnp.ones((1, 2), bool), "b": None}, "has shape"),
+        (lambda p, m, s, **_: {"w": None, "b": None}, "did not return a mask"),
+    ],
+)
+def test_a_schedule_that_returns_no_mask_is_told(schedule, message):
+    params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
+    tx = jaxprune.prune(optax.sgd(0.1), schedule)
+    with pytest.raises(ValueError, match=message):
+        tx.update(params, tx.init(params), params)

@@ -421,3 +421,13 @@ def test_prune_now_returns_pruned_params_and_their_mask():
     assert jaxprune.sparsity(jaxprune.prune_now(TEN, linear, step=3)[1]) == 0.3
     with pytest.raises(ValueError, match="the mask of w has shape"):
         jaxprune.prune_now(TEN, linear, {"w": jnp.ones((2, 2), bool)})
+
+
+@pytest.mark.parametrize(
+    "std", [1.0, {"w": None}, {"w": jnp.ones(3)}, {"v": jnp.float32(1)}]
+)
+def test_deviations_that_do_not_fit_are_refused(std):
+    params = {"w": jnp.ones((2, 2))}
+    mask = jaxprune.dense_mask(params)
+    with pytest.raises(ValueError, match=r"jaxprune\.layer_std\(params, mask\)"):
+        jaxprune.by_std(1.0, std=std)(params, mask, 0)

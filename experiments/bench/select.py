@@ -15,11 +15,20 @@ Of compiled functions it is XLA's own account, temporaries and output; of the ot
 the rise of the process's peak resident memory during one call (Linux; else blank).
 """
 
+import sys
+
+from experiments.start import start
+
+
+if __name__ == "__main__":  # before the imports, which take seconds
+    sys.exit(start("experiments.bench.select"))
+
 import importlib
 import importlib.util
 import math
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -251,11 +260,22 @@ def rows_of(size: str, made: list[Method]) -> list[dict[str, Any]]:
     ]
 
 
-def main(settings: Settings) -> None:
-    """Runs the benchmark, prints the table and writes the CSV."""
+def check(settings: Settings) -> None:
+    """Checks the flags.
+
+    Raises:
+      ValueError: naming the flag, its value and what was expected.
+    """
+    if not settings.sizes:
+        raise ValueError(
+            f"--sizes names no tree, expected some of {', '.join(SHAPES)}."
+        )
     if settings.repeats < 1:
-        raise ValueError(f"repeats is {settings.repeats}, expected at least 1.")
-    console = Console()
+        raise ValueError(f"--repeats is {settings.repeats}, expected 1 or more.")
+
+
+def measure(settings: Settings, console: Console) -> None:
+    """Runs the benchmark, prints the table and writes the CSV."""
     machine = hardware()
     rows = []
     for size in settings.sizes:
@@ -279,5 +299,18 @@ def main(settings: Settings) -> None:
     console.print(f"Written to {settings.out}")
 
 
-if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+def main(args: list[str] | None = None) -> int:
+    """Runs the benchmark from the command line; gives the exit code."""
+    settings = tyro.cli(
+        Settings,
+        prog="python -m experiments.bench.select",
+        description=__doc__,
+        args=args,
+    )
+    try:
+        check(settings)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    measure(settings, Console())
+    return 0

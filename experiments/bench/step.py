@@ -8,9 +8,18 @@ does are timed apart. Memory is what the compiled step says of itself, with para
 state donated in both: temporary bytes a weight more than the dense step.
 """
 
+import sys
+
+from experiments.start import start
+
+
+if __name__ == "__main__":  # before the imports, which take seconds
+    sys.exit(start("experiments.bench.step"))
+
 import dataclasses
 import itertools
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -27,6 +36,8 @@ from experiments.bench._common import hardware, write_csv
 
 
 PERIOD = 100
+WARM = 5  # pairs left out at the start
+FEWEST = WARM + 3  # pairs that leave two: the first of all is of a pruning step
 
 # Units of each layer, the input first, and digits or images a step.
 STACKS = {
@@ -121,7 +132,7 @@ def measure(name: str, optimizer: str, pairs: int) -> list[dict[str, Any]]:
             pair = [(r, r.time()) for r in ((dense, pruned), (pruned, dense))[i % 2]]
             d, p = (next(t for r, t in pair if r is run) for run in (dense, pruned))
             times[i % PERIOD == 0].append((d, p))
-        steady = times[False][PERIOD // 20 :]
+        steady = times[False][WARM:]
         extra = (pruned.temporary - dense.temporary) / dense.weights
         rows.append(
             {
@@ -144,17 +155,30 @@ def measure(name: str, optimizer: str, pairs: int) -> list[dict[str, Any]]:
     return rows
 
 
-def main(options: Options) -> None:
+def check(options: Options) -> None:
+    """Checks the flags.
+
+    Raises:
+      ValueError: naming the flag, its value and what was expected.
+    """
+    if not any(part in name for part in options.stacks for name in STACKS):
+        names = ", ".join(map(repr, STACKS))
+        raise ValueError(
+            f"--stacks is {' '.join(options.stacks)!r}, expected parts of {names}."
+        )
+    if options.pairs < FEWEST:
+        raise ValueError(f"--pairs is {options.pairs}, expected {FEWEST} or more.")
+
+
+def run(options: Options) -> None:
     """Measures, prints a table, writes the CSV."""
     rows = []
     for name, (units, _) in STACKS.items():
         if any(part in name for part in options.stacks):
             large = sum(m * n for m, n in itertools.pairwise(units)) > 10**7
-            pairs = max(options.pairs // 20, 4) if large else options.pairs
+            pairs = max(options.pairs // 20, FEWEST) if large else options.pairs
             for optimizer in ("sgd", "adam"):
                 rows += measure(name, optimizer, pairs)
-    if not rows:
-        raise SystemExit(f"--stacks {options.stacks} names none of {list(STACKS)}")
     table = Table(title="A training step with pruning beside the dense one")
     for column in ("stack", "optimizer", "schedule", "dense ms", "pruned ms", "ratio"):
         table.add_column(column, justify="right" if "ms" in column else "left")
@@ -175,5 +199,18 @@ def main(options: Options) -> None:
     write_csv(options.out, [row | hardware() for row in rows])
 
 
-if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+def main(args: list[str] | None = None) -> int:
+    """Runs the benchmark from the command line; gives the exit code."""
+    options = tyro.cli(
+        Options,
+        prog="python -m experiments.bench.step",
+        description=__doc__,
+        args=args,
+    )
+    try:
+        check(options)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    run(options)
+    return 0

@@ -1,9 +1,10 @@
-"""Layers that the networks share: convolution with pooling, and dropout.
+"""Layers of the LeNets, convolution with pooling, and dropout for all networks.
 
 Arrays are NHWC: (batch, height, width, channels). Convolution kernels are HWIO.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -24,16 +25,19 @@ class ConvPool(nn.Module):
     Attributes:
       features: number of output channels.
       size: rows and columns of the kernel, odd.
+      dtype: of the computation; params are float32.
     """
 
     features: int
     size: int
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", xavier, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
         return conv_max_pool(x, kernel) + bias
 
 
@@ -97,7 +101,7 @@ def conv_max_pool_dot(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
     y = x.reshape(-1, x.shape[-1]) @ weights
     y = y.reshape(-1, height, width, 4, outputs)
-    return _first_max([y[..., group, :] for group in range(4)])
+    return first_max([y[..., group, :] for group in range(4)])
 
 
 def max_pool(x: jax.Array) -> jax.Array:
@@ -111,7 +115,7 @@ def max_pool(x: jax.Array) -> jax.Array:
     Returns:
       (batch, height / 2, width / 2, channels).
     """
-    return _first_max([x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)])
+    return first_max([x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)])
 
 
 def dropout(x: jax.Array, rate: jax.Array | float, rng: jax.Array) -> jax.Array:
@@ -119,7 +123,8 @@ def dropout(x: jax.Array, rate: jax.Array | float, rng: jax.Array) -> jax.Array:
 
     `rate` may be a traced scalar, so that a rate that falls while the network is
     being pruned does not compile anew; flax's `Dropout` takes static rates only.
-    At rate 0 the result is `x`, bit for bit.
+    At rate 0 the result is `x`, bit for bit. The draw is in float32 whatever the dtype
+    of `x`, since bfloat16 has few probabilities to choose from.
 
     Args:
       x: activations, any shape; each element is a unit.
@@ -129,8 +134,9 @@ def dropout(x: jax.Array, rate: jax.Array | float, rng: jax.Array) -> jax.Array:
     Returns:
       Array of the shape and dtype of `x`.
     """
-    keep = 1 - jnp.asarray(rate, x.dtype)
-    return jnp.where(jax.random.bernoulli(rng, keep, x.shape), x / keep, 0)
+    keep = 1 - jnp.asarray(rate, jnp.float32)
+    kept = jax.random.bernoulli(rng, keep, x.shape)
+    return jnp.where(kept, x / keep.astype(x.dtype), 0)
 
 
 def _fold(x: jax.Array) -> jax.Array:
@@ -141,10 +147,10 @@ def _fold(x: jax.Array) -> jax.Array:
     return x.reshape(batch, height // 2, width // 2, 4 * channels)
 
 
-def _first_max(arrays: Sequence[jax.Array]) -> jax.Array:
+def first_max(arrays: Sequence[jax.Array]) -> jax.Array:
     """Elementwise maximum; of equal values the first gets the gradient, NaN wins."""
     if len(arrays) == 1:
         return arrays[0]
     half = len(arrays) // 2
-    a, b = _first_max(arrays[:half]), _first_max(arrays[half:])
+    a, b = first_max(arrays[:half]), first_max(arrays[half:])
     return jnp.where((b > a) | (b != b), b, a)

@@ -1,72 +1,37 @@
 """LeNet-300-100 and LeNet-5 as Han et al. trained them, in flax.linen.
 
-Both take float images (batch, 28, 28, 1) and return logits (batch, 10):
+Both take float images (batch, 28, 28, 1) and return logits (batch, 10), as
+`experiments.models.network` says.
 
-    params = LENET5.module.init(key, images)["params"]
-    logits = LENET5.module.apply({"params": params}, images)
-    logits = LENET5.module.apply({"params": params}, images, {"fc1": 0.5}, rng)
-
-`rates` maps a dropout's name to its rate, a number or a traced scalar, and `rng` is the
-key for the draws; without rates the network evaluates.
-
-Params are float32 and named as in the paper's tables: "fc1/kernel" and so on.
-Kernels begin as Caffe's "xavier", biases at 0. A flatten runs over height, width,
-channels, where Caffe's runs over channels, height, width: it makes no difference to
-a network trained here, but Caffe's fc1 rows must be permuted before they fit.
-
-Which kernel does a dropout rate follow? Equation 2 of the paper lowers the rate of
-layer i by the square root of the connections left in layer i, and equation 1 counts
-those as C_i = N_i N_(i-1): the weights between the units of layer i and the layer
-before it. Dropout acts on the N_i units, so its rate follows the kernel that feeds the
-units it drops, not the one that reads them. A dropout is named after that layer.
+Params are named as in the paper's tables: "fc1/kernel" and so on. Kernels begin as
+Caffe's "xavier", biases at 0. A flatten runs over height, width, channels, where
+Caffe's runs over channels, height, width: it makes no difference to a network trained
+here, but Caffe's fc1 rows must be permuted before they fit.
 
 Source:
-  Han et al. 2015 (arXiv:1506.02626), sections 3.2 and 4.1, tables 1, 2 and 3.
+  Han et al. 2015 (arXiv:1506.02626), section 4.1, tables 1, 2 and 3.
 """
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from experiments.models import layers
-
-
-Rates = Mapping[str, jax.Array | float]
-
-
-class Network(NamedTuple):
-    """A network with what an experiment and its table need to know of it.
-
-    Attributes:
-      name: as in the paper.
-      module: the flax module.
-      dropout: path of the kernel that each dropout rate follows, by dropout name.
-      rates: dropout rates of dense training, by dropout name.
-      groups: kernel paths of the convolutional and of the dense layers.
-      kept: percent of each kernel's weights that the paper keeps, by kernel path.
-      dense_error: the paper's test error before pruning, in percent.
-      pruned_error: the paper's test error after pruning, in percent.
-      compression: the paper's ratio of parameters before to after.
-    """
-
-    name: str
-    module: nn.Module
-    dropout: Mapping[str, str]
-    rates: Mapping[str, float]
-    groups: Mapping[str, tuple[str, ...]]
-    kept: Mapping[str, float]
-    dense_error: float
-    pruned_error: float
-    compression: float
+from experiments.models.network import Link, Network, Rates, drops
 
 
 class LeNet300(nn.Module):
     """LeNet-300-100: 784-300-100-10 with ReLU; 266,610 parameters.
 
     Dropout lies between the layers, after the ReLU of fc1 and of fc2.
+
+    Attributes:
+      dtype: of the computation; params are float32.
     """
+
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
@@ -75,14 +40,14 @@ class LeNet300(nn.Module):
         rates: Rates | None = None,
         rng: jax.Array | None = None,
     ) -> jax.Array:
-        """Gives logits (batch, 10); `rates` and `rng` as the module says."""
-        drops = _drops(("fc1", "fc2"), rates, rng)
+        """Gives logits (batch, 10); `rates` and `rng` as `network` says."""
+        drop = drops(("fc1", "fc2"), rates, rng)
         x = images.reshape(images.shape[0], -1)
         for name, units in (("fc1", 300), ("fc2", 100)):
-            x = nn.relu(nn.Dense(units, kernel_init=layers.xavier, name=name)(x))
-            if name in drops:
-                x = layers.dropout(x, *drops[name])
-        return nn.Dense(10, kernel_init=layers.xavier, name="fc3")(x)
+            x = nn.relu(_dense(units, self.dtype, name)(x))
+            if name in drop:
+                x = layers.dropout(x, *drop[name])
+        return _dense(10, self.dtype, "fc3")(x).astype(jnp.float32)
 
 
 class LeNet5(nn.Module):
@@ -90,7 +55,12 @@ class LeNet5(nn.Module):
 
     Caffe's has one ReLU, after fc1; each convolution is followed by its pooling
     alone. Dropout lies before the last layer.
+
+    Attributes:
+      dtype: of the computation; params are float32.
     """
+
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
@@ -99,35 +69,19 @@ class LeNet5(nn.Module):
         rates: Rates | None = None,
         rng: jax.Array | None = None,
     ) -> jax.Array:
-        """Gives logits (batch, 10); `rates` and `rng` as the module says."""
-        drops = _drops(("fc1",), rates, rng)
-        x = layers.ConvPool(20, 5, name="conv1")(images)
-        x = layers.ConvPool(50, 5, name="conv2")(x)
+        """Gives logits (batch, 10); `rates` and `rng` as `network` says."""
+        drop = drops(("fc1",), rates, rng)
+        x = layers.ConvPool(20, 5, dtype=self.dtype, name="conv1")(images)
+        x = layers.ConvPool(50, 5, dtype=self.dtype, name="conv2")(x)
         x = x.reshape(x.shape[0], -1)
-        x = nn.relu(nn.Dense(500, kernel_init=layers.xavier, name="fc1")(x))
-        if "fc1" in drops:
-            x = layers.dropout(x, *drops["fc1"])
-        return nn.Dense(10, kernel_init=layers.xavier, name="fc2")(x)
+        x = nn.relu(_dense(500, self.dtype, "fc1")(x))
+        if "fc1" in drop:
+            x = layers.dropout(x, *drop["fc1"])
+        return _dense(10, self.dtype, "fc2")(x).astype(jnp.float32)
 
 
-def _drops(
-    names: tuple[str, ...], rates: Rates | None, rng: jax.Array | None
-) -> dict[str, tuple[jax.Array | float, jax.Array]]:
-    """Gives the rate and the key of each dropout that has a rate."""
-    if not rates:
-        return {}
-    if unknown := set(rates) - set(names):
-        raise ValueError(
-            f"rates names {sorted(unknown)}, but this network's dropouts are "
-            f"{list(names)}: name the layer whose units are dropped."
-        )
-    if rng is None:
-        raise ValueError(
-            f"rates has {sorted(rates)} but rng is None: pass a key, or no rates to "
-            "evaluate."
-        )
-    keys = dict(zip(names, jax.random.split(rng, len(names)), strict=True))
-    return {name: (rate, keys[name]) for name, rate in rates.items()}
+def _dense(units: int, dtype: Any, name: str) -> nn.Dense:
+    return nn.Dense(units, dtype=dtype, kernel_init=layers.xavier, name=name)
 
 
 LENET300 = Network(
@@ -140,6 +94,8 @@ LENET300 = Network(
     dense_error=1.64,
     pruned_error=1.59,
     compression=12,
+    links=(Link("fc1/kernel", "fc2/kernel"), Link("fc2/kernel", "fc3/kernel")),
+    flatten={"fc1/kernel": (1, 28, 28)},
 )
 
 LENET5 = Network(
@@ -155,4 +111,10 @@ LENET5 = Network(
     dense_error=0.80,
     pruned_error=0.77,
     compression=12,
+    links=(
+        Link("conv1/kernel", "conv2/kernel", between=("max pool",)),
+        Link("conv2/kernel", "fc1/kernel", fan=16, between=("max pool",)),
+        Link("fc1/kernel", "fc2/kernel"),
+    ),
+    flatten={"fc1/kernel": (50, 4, 4)},
 )

@@ -1,0 +1,70 @@
+"""Settings of photographs: a frozen dataclass, from which tyro makes the flags."""
+
+import dataclasses
+from pathlib import Path
+
+from experiments.config import Refused
+from experiments.data.transforms import Convention, crop_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Which photographs are trained on and judged on, and how they are read."""
+
+    #: Folder of TFDS that holds the data set, or a folder of class folders, alone or
+    #: below train/ and val/. None: TFDS_DATA_DIR, else ~/tensorflow_datasets.
+    data_dir: Path | None = None
+    #: Name of the data set in a folder of TFDS.
+    dataset: str = "imagenet2012"
+    #: Split to train on; a slice of it as TFDS writes them, 'train[:10000]' or
+    #: 'train[:95%]'. Class folders that lie in the data folder itself are split 'all'.
+    train_split: str = "train"
+    #: Split to judge on, or a slice of it.
+    eval_split: str = "validation"
+    #: caffe: the photograph squashed to a square, the crop of side 227. torchvision:
+    #: random boxes to train on, the middle of the photograph to judge on, side 224.
+    convention: Convention = "caffe"
+    #: Side of the square (caffe), length of the shorter side to judge on (torchvision).
+    resize: int = 256
+    #: Side of what the network sees. None: that of the convention.
+    crop: int | None = None
+    #: Processes that decode, in each process that trains; 0: threads of that process,
+    #: which is enough for a few cores.
+    workers: int = 0
+    #: Threads that decode, in each of these processes. None: one for each core that the
+    #: process may use, divided among them.
+    threads: int | None = None
+    #: Batches that lie ready on the device.
+    prefetch: int = 2
+    #: Broken images that are left out, each with a warning, before the run stops.
+    max_broken: int = 20
+
+
+def crop_side(images: Images) -> int:
+    """Gives the side of what the network sees."""
+    return crop_of(images.convention) if images.crop is None else images.crop
+
+
+def check_images(images: Images) -> None:
+    """Checks ranges.
+
+    Raises:
+      Refused: naming the flag, its value and what was expected.
+    """
+    side = crop_side(images)
+    rules = (
+        ("resize", images.resize, images.resize >= 1, "1 or more"),
+        ("crop", side, 1 <= side <= images.resize, f"1 to {images.resize} (--resize)"),
+        ("workers", images.workers, images.workers >= 0, "0 or more"),
+        (
+            "threads",
+            images.threads,
+            images.threads is None or images.threads >= 1,
+            "1 or more",
+        ),
+        ("prefetch", images.prefetch, images.prefetch >= 1, "1 or more"),
+        ("max-broken", images.max_broken, images.max_broken >= 0, "0 or more"),
+    )
+    for flag, value, good, expected in rules:
+        if not good:
+            raise Refused(f"--{flag} is {value}, expected {expected}.")

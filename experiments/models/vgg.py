@@ -1,0 +1,166 @@
+"""VGG-16, and a variant of it for CIFAR-10.
+
+Source:
+  Simonyan and Zisserman 2014 (arXiv:1409.1556), configuration D. Han et al. 2015
+  (arXiv:1506.02626), section 4.3, table 5.
+"""
+
+from itertools import pairwise
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from experiments.models import conv, layers
+from experiments.models.network import Link, Network, Rates, drops
+
+
+BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
+"""Channels and number of the convolutions before each pooling."""
+
+
+class VGG16(nn.Module):
+    """Thirteen 3 x 3 convolutions and three dense layers, conv1_1 to fc8.
+
+    Without normalisation logits grow with the input: to train from scratch, give it
+    images of unit deviation (preprocessing "torchvision"). Caffe's pixels are for
+    weights that were trained on them.
+
+    Attributes:
+      units: of fc6 and of fc7.
+      classes: units of fc8.
+      norm_groups: groups of the GroupNorm after each convolution; 0 for none.
+      dtype: of the computation; params are float32.
+    """
+
+    units: int = 4096
+    classes: int = 1000
+    norm_groups: int = 0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        images: jax.Array,
+        rates: Rates | None = None,
+        rng: jax.Array | None = None,
+    ) -> jax.Array:
+        """Gives logits (batch, classes); `rates` and `rng` as `network` says."""
+        drop = drops(("fc6", "fc7"), rates, rng)
+        he = nn.initializers.he_normal()
+        x = images
+        for block, (features, count) in enumerate(BLOCKS, 1):
+            for i in range(1, count + 1):
+                x = nn.Conv(
+                    features,
+                    (3, 3),
+                    dtype=self.dtype,
+                    kernel_init=he,
+                    name=f"conv{block}_{i}",
+                )(x)
+                if self.norm_groups:
+                    name = f"norm{block}_{i}"
+                    x = nn.GroupNorm(self.norm_groups, dtype=self.dtype, name=name)(x)
+                x = nn.relu(x)
+            x = conv.max_pool(x, 2, 2)
+        x = x.reshape(x.shape[0], -1)
+        for name in ("fc6", "fc7"):
+            dense = nn.Dense(self.units, dtype=self.dtype, kernel_init=he, name=name)
+            x = nn.relu(dense(x))
+            if name in drop:
+                x = layers.dropout(x, *drop[name])
+        small = nn.initializers.normal(0.01)
+        head = nn.Dense(self.classes, dtype=self.dtype, kernel_init=small, name="fc8")
+        return head(x).astype(jnp.float32)
+
+
+_CONVS = tuple(
+    f"conv{block}_{i}"
+    for block, (_, count) in enumerate(BLOCKS, 1)
+    for i in range(1, count + 1)
+)
+
+
+def _links(fan: int, normalised: bool) -> tuple[Link, ...]:
+    """Gives the links of a network whose fc6 reads `fan` positions of conv5_3."""
+    after = ("GroupNorm", "relu") if normalised else ("relu",)
+    links = []
+    for producer, consumer in pairwise(_CONVS):
+        pool = ("max pool",) if consumer.endswith("_1") else ()
+        between = (*after, *pool, "zero padding")
+        paths = f"{producer}/kernel", f"{consumer}/kernel"
+        links.append(Link(*paths, between=between))
+    return (
+        *links,
+        Link("conv5_3/kernel", "fc6/kernel", fan, between=(*after, "max pool")),
+        Link("fc6/kernel", "fc7/kernel"),
+        Link("fc7/kernel", "fc8/kernel"),
+    )
+
+
+VGG16_CAFFE = Network(
+    name="VGG-16",
+    module=VGG16(),
+    dropout={"fc6": "fc6/kernel", "fc7": "fc7/kernel"},
+    rates={"fc6": 0.5, "fc7": 0.5},
+    groups={
+        "conv": tuple(f"{name}/kernel" for name in _CONVS),
+        "fc": ("fc6/kernel", "fc7/kernel", "fc8/kernel"),
+    },
+    kept={
+        "conv1_1/kernel": 58,
+        "conv1_2/kernel": 22,
+        "conv2_1/kernel": 34,
+        "conv2_2/kernel": 36,
+        "conv3_1/kernel": 53,
+        "conv3_2/kernel": 24,
+        "conv3_3/kernel": 42,
+        "conv4_1/kernel": 32,
+        "conv4_2/kernel": 27,
+        "conv4_3/kernel": 34,
+        "conv5_1/kernel": 35,
+        "conv5_2/kernel": 29,
+        "conv5_3/kernel": 36,
+        "fc6/kernel": 4,
+        "fc7/kernel": 4,
+        "fc8/kernel": 23,
+    },
+    dense_error=31.50,
+    pruned_error=31.34,
+    compression=13,
+    links=_links(7 * 7, normalised=False),
+    flatten={"fc6/kernel": (512, 7, 7)},
+    dense_top5=11.32,
+    pruned_top5=10.88,
+    input=(224, 224, 3),
+    classes=1000,
+    preprocessing="caffe",
+)
+"""138,357,544 parameters; fed as Caffe's weights expect."""
+
+VGG16_TORCHVISION = VGG16_CAFFE._replace(
+    name="VGG-16-torchvision", preprocessing="torchvision"
+)
+"""The same network, fed as torchvision's weights expect."""
+
+VGG16_CIFAR10 = VGG16_CAFFE._replace(
+    name="VGG-16-CIFAR10",
+    module=VGG16(units=512, classes=10, norm_groups=32),
+    kept={},
+    dense_error=None,
+    pruned_error=None,
+    compression=None,
+    links=_links(1, normalised=True),
+    flatten={"fc6/kernel": (512, 1, 1)},
+    dense_top5=None,
+    pruned_top5=None,
+    input=(32, 32, 3),
+    classes=10,
+    preprocessing="cifar10",
+)
+"""For 32 x 32 images: fc6 and fc7 of 512 units, and GroupNorm.
+
+Thirteen layers do not start well without normalisation. BatchNorm's running means would
+be state beside the params; GroupNorm has none, and a batch of any size will do.
+"""

@@ -1,0 +1,89 @@
+"""Published weights on real photographs, and the counting of hits."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import evaluate as program
+from experiments.data.loader import Batch
+from experiments.models import SQUEEZENET
+
+
+class Scores(nn.Module):
+    """Gives the first pixel's channels as logits."""
+
+    @nn.compact
+    def __call__(self, images):
+        return images[:, 0, 0]
+
+
+def test_hits_are_counted_among_the_first_one_and_five():
+    draw = np.random.default_rng(0)
+    pixels = draw.permuted(
+        np.tile(np.arange(0, 240, 20, dtype=np.uint8), (40, 1)), axis=1
+    )
+    labels = draw.integers(0, 12, 40).astype(np.int32)
+    valid = draw.random(40) < 0.7
+    batches: Any = [
+        Batch(pixels[i : i + 10, None, None], labels[i : i + 10], valid[i : i + 10])
+        for i in range(0, 40, 10)
+    ]
+    network = SQUEEZENET._replace(module=Scores(), preprocessing="unit")
+    found = program.evaluate(network, {}, batches)
+    rank = np.array(
+        [
+            np.flatnonzero(np.argsort(-row.astype(int)) == label)[0]
+            for row, label in zip(pixels, labels, strict=True)
+        ]
+    )
+    assert found == (
+        np.sum(valid & (rank < 1)),
+        np.sum(valid & (rank < 5)),
+        np.sum(valid),
+    )
+    assert jnp.asarray(found).min() > 0
+
+
+def test_weights_that_are_not_there_are_told(tmp_path, capsys):
+    path = tmp_path / "none.net"
+    args = ["--network", "SqueezeNet", "--weights", str(path)]
+    assert program.main(args) == 1
+    assert str(path) in capsys.readouterr().err
+
+
+def test_photographs_that_are_not_there_are_told(tmp_path, capsys):
+    data = os.environ.get("JAXPRUNE_DATA")
+    if not data:
+        pytest.skip("JAXPRUNE_DATA is not set")
+    weights = Path(data) / "squeezenet" / "compressed_SqueezeNet.net"
+    args = ["--network", "SqueezeNet", "--weights", str(weights)]
+    assert program.main([*args, "--data-dir", str(tmp_path)]) == 1
+    assert "file_format='array_record'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("squash", "top1", "top5"), [("True", 64.7, 85.8), ("False", 62.4, 83.3)]
+)
+def test_the_published_squeezenet_sees_the_photographs(squash, top1, top5):
+    data = os.environ.get("JAXPRUNE_DATA")
+    if not data:
+        pytest.skip("JAXPRUNE_DATA is not set")
+    found = program.run(
+        program.Options(
+            weights=Path(data) / "squeezenet" / "compressed_SqueezeNet.net",
+            network="SqueezeNet",
+            data_dir=Path(data) / "tfds",
+            squash=squash == "True",
+        )
+    )
+    assert (found["weights"], found["images"]) == (1_244_448, 1000)
+    assert round(found["kept_percent"], 2) == 33.42
+    assert abs(found["top1_percent"] - top1) <= 0.5
+    assert abs(found["top5_percent"] - top5) <= 0.5
