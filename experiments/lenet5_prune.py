@@ -14,8 +14,8 @@ As in the paper's table, on all of MNIST, five seeds:
     python -m experiments.lenet5_prune --dataset mnist --seeds 5 --recipe gradual
 
 13 minutes a seed, and 9, on one core of an AMD EPYC that had other work to do. Reached,
-mean and standard deviation: 0.69 +- 0.03% dense, 0.74 +- 0.03% at 18.5x; gradual 0.67 +-
-0.03% at 12.5x.
+mean and standard deviation: 0.69 +- 0.03% dense, 0.74 +- 0.03% at 18.5x; gradual 0.67
++- 0.03% at 12.5x.
 """
 
 import sys

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import optax
 
 import jaxprune
-from experiments.config import Config, Refused, Training, qualities
+from experiments.config import Config, Refused, Training
+from experiments.flags import qualities
 from experiments.models import Network
 
 

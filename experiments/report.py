@@ -1,22 +1,20 @@
-"""What a run leaves behind: tables, figures, weights, and the last words on screen."""
+"""What a run leaves behind: tables, figures, weights."""
 
 import csv
 import io
 import json
-import statistics
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 import jaxprune
-from experiments import data, figures, files, train
-from experiments.config import Config, Refused, as_dict
+from experiments import data, figures, files
+from experiments.config import Config, as_dict
 from experiments.models import Network
-from experiments.recipes import MIN_KEEP, Plan
+from experiments.recipes import Plan
+from experiments.step import at_path, make_evaluate
+from experiments.train import Fitted
 
 
 def finish(
@@ -24,7 +22,7 @@ def finish(
     network: Network,
     plan: Plan,
     digits: data.Digits,
-    fitted: train.Fitted,
+    fitted: Fitted,
     folder: Path,
 ) -> dict[str, Any]:
     """Measures the errors, once, and writes all files of the run folder.
@@ -32,7 +30,7 @@ def finish(
     Returns:
       What is written to result.json: counts, errors in percent, times in seconds.
     """
-    evaluate, judge = train.make_evaluate(network), data.put(digits.judge)
+    evaluate, judge = make_evaluate(network), data.put(digits.judge)
     error = evaluate(fitted.params, *judge)
     dense_error = None
     if config.pruning.recipe == "dense":
@@ -95,7 +93,7 @@ def draw(
     config: Config,
     network: Network,
     plan: Plan,
-    fitted: train.Fitted,
+    fitted: Fitted,
     folder: Path,
     result: dict[str, Any],
 ) -> None:
@@ -118,7 +116,7 @@ def draw(
     )
     if not network.groups["conv"]:  # the first layer sees pixels, one a row
         first = network.groups["fc"][0]
-        mask = np.asarray(train.at_path(fitted.mask, first))
+        mask = np.asarray(at_path(fitted.mask, first))
         layer = first.split("/")[0]
         share = f"{mask.mean():.1%} of the weights live"
         figures.bands(
@@ -131,192 +129,6 @@ def draw(
             mask,
             f"{network.name}: where {layer} looks\n{share}",
         )
-
-
-def show(
-    result: dict[str, Any], network: Network, folder: Path, seconds: float
-) -> None:
-    """Prints the table beside the paper's, errors, compression, time and folder."""
-    console = Console()
-    table = Table(title=f"{network.name} on {result['dataset']}", title_justify="left")
-    table.add_column("layer")
-    for name in ("weights", "alive", "kept", "paper keeps"):
-        table.add_column(name, justify="right")
-    for row in result["layers"]:
-        paper = row["paper_percent"]
-        table.add_row(
-            row["layer"],
-            f"{row['weights']:,}",
-            f"{row['alive']:,}",
-            f"{row['kept_percent']:.1f}%",
-            "" if paper is None else f"{paper:g}%",
-        )
-    table.add_section()
-    paper_kept = sum(
-        network.kept.get(r["layer"], 0) * r["weights"] for r in result["layers"]
-    )
-    for name, size, alive, paper in (
-        (
-            "weights",
-            "weights",
-            "alive_weights",
-            f"{paper_kept / result['weights']:.1f}%" if network.kept else "",
-        ),
-        ("with biases", "params", "alive_params", ""),
-    ):
-        kept = 100 * result[alive] / result[size]
-        table.add_row(
-            name, f"{result[size]:,}", f"{result[alive]:,}", f"{kept:.1f}%", paper
-        )
-    console.print(table)
-
-    errors = Table(title=f"On {result['judged_on']}", title_justify="left")
-    errors.add_column("")
-    for name in ("this run", "paper, all of MNIST"):
-        errors.add_column(name, justify="right")
-    dense = result["dense_error"]
-    errors.add_row(
-        "error, dense",
-        "not measured" if dense is None else f"{dense:.2f}%",
-        _known(network.dense_error, ".2f", "%"),
-    )
-    if result["recipe"] != "dense":
-        errors.add_row(
-            "error, pruned",
-            f"{result['error']:.2f}%",
-            _known(network.pruned_error, ".2f", "%"),
-        )
-        errors.add_row(
-            "compression, weights", f"{result['compression_weights']:.1f}x", ""
-        )
-        errors.add_row(
-            "compression, all parameters",
-            f"{result['compression_params']:.1f}x",
-            _known(network.compression, "g", "x"),
-        )
-    console.print(errors)
-    for note in notes(result):
-        console.print(note, soft_wrap=True, highlight=False)
-    console.print(
-        f"{result['steps']} steps in {result['train_seconds']:.0f} s with compilation; "
-        f"this call took {seconds:.0f} s. Run folder: {folder}",
-        soft_wrap=True,
-        highlight=False,
-    )
-
-
-def _known(value: float | None, form: str, unit: str) -> str:
-    """Formats a number of the paper; empty where it has none."""
-    return "" if value is None else f"{value:{form}}{unit}"
-
-
-def notes(result: dict[str, Any]) -> list[str]:
-    """Says what must be known to read the tables rightly."""
-    found = warnings(result)
-    if "held-out" in result["judged_on"]:
-        found.append(
-            "Held-out digits, to choose settings on. The test split was not read."
-        )
-    elif result["dataset"] == "mnist5k":
-        found.append(
-            "A small sample, 4,000 digits to train on, and one test digit is 0.1 "
-            "point: not the paper's errors. For those: --dataset mnist."
-        )
-    if result["dense_error"] is None:
-        found.append(
-            "Pruning began while the network was being trained, so this run has no "
-            "dense error. For it: --recipe dense, with --dense-epochs as many as "
-            "--epochs here."
-        )
-    return found
-
-
-def warnings(result: dict[str, Any]) -> list[str]:
-    """Names the layers that were pruned down to the floor."""
-    flag = {"paper": "its --quality", "gradual": "--target"}.get(result["recipe"])
-    return [
-        f"Warning: {row['layer']} is at the floor of {MIN_KEEP} live weight, below "
-        f"which no layer is pruned; lower {flag}."
-        for row in result["layers"]
-        if row["alive"] < row["weights"] and row["alive"] <= MIN_KEEP
-    ]
-
-
-COLUMNS: tuple[str, ...] = (
-    "seed",
-    "judged_on",
-    "dense_error",
-    "error",
-    "compression_weights",
-    "compression_params",
-    "sparsity",
-    "steps",
-    "train_seconds",
-)
-
-
-def add_row(path: Path, result: dict[str, Any]) -> None:
-    """Adds a finished seed to the table of seeds, in the order of the seeds."""
-    rows = {**read_rows(path), int(result["seed"]): result}
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    for seed in sorted(rows):
-        writer.writerow(rows[seed])
-    files.write_text(path, text.getvalue())
-
-
-def read_rows(path: Path) -> dict[int, dict[str, Any]]:
-    """Reads the table of seeds, by seed; empty if there is none.
-
-    Raises:
-      Refused: if another program wrote it.
-    """
-    if not path.exists():
-        return {}
-    try:
-        with path.open(newline="") as file:
-            reader = csv.DictReader(file)
-            if tuple(reader.fieldnames or ()) == COLUMNS:
-                return {int(row["seed"]): row for row in reader}
-    except (OSError, ValueError):
-        pass
-    raise Refused(
-        f"{path} is not a table of seeds of this program; choose another --out."
-    )
-
-
-def show_seeds(rows: Sequence[dict[str, Any]], network: Network, path: Path) -> None:
-    """Prints the seeds, their mean and their sample standard deviation."""
-    table = Table(title=f"{network.name}, {rows[0]['judged_on']}", title_justify="left")
-    names = ("dense_error", "error", "compression_weights", "compression_params")
-    for name in ("seed", "dense error", "error", "on weights", "on all parameters"):
-        table.add_column(name, justify="right")
-    for row in rows:
-        cells = [_cell(name, _number(row[name])) for name in names]
-        table.add_row(str(row["seed"]), *cells)
-    table.add_section()
-    for label, of in (("mean", statistics.mean), ("sd", statistics.stdev)):
-        columns = {name: [_number(row[name]) for row in rows] for name in names}
-        known = {name: [x for x in columns[name] if x is not None] for name in names}
-        cells = [
-            _cell(name, of(known[name]) if len(known[name]) == len(rows) else None)
-            for name in names
-        ]
-        table.add_row(label, *cells)
-    console = Console()
-    console.print(table)
-    console.print(f"Rows: {path}", soft_wrap=True, highlight=False)
-
-
-def _number(value: Any) -> float | None:
-    return None if value in (None, "") else float(value)
-
-
-def _cell(name: str, value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.3f}%" if "error" in name else f"{value:.2f}x"
 
 
 def _table_csv(result: dict[str, Any]) -> str:

@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import data, files, recipes, report, train
-from experiments.config import Config, Refused, parse
+from experiments import data, files, recipes, summary, train
+from experiments.config import Config, Refused
+from experiments.flags import parse
 from experiments.models import Network
+from experiments.seeds import add_row, read_rows, show_seeds
+from experiments.step import Diverged, check_step
 
 
 Run = Callable[[Config, data.Digits, Path], dict[str, Any]]
@@ -54,7 +57,7 @@ def main(
             several(run, config, network, folder)
         else:
             one(run, config, network, folder, began)
-    except (Refused, train.Diverged) as error:
+    except (Refused, Diverged) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except Interrupted:
@@ -83,7 +86,7 @@ def one(
         files.make_run(folder, config)
         with _can_go_on():
             result = run(config, digits, folder)
-    report.show(result, network, folder, time.perf_counter() - began)
+    summary.show(result, network, folder, time.perf_counter() - began)
     if config.run.json:
         print(json.dumps(result))
     return result
@@ -120,11 +123,11 @@ def several(run: Run, config: Config, network: Network, folder: Path) -> None:
             with _can_go_on():
                 files.make_run(home, configs[seed])
                 result = run(configs[seed], digits, home)
-        report.add_row(table, result)
-        for warning in report.warnings(result):
+        add_row(table, result)
+        for warning in summary.warnings(result):
             print(f"seed {seed}: {warning}")
-    rows = report.read_rows(table)
-    report.show_seeds([rows[seed] for seed in seeds], network, table)
+    rows = read_rows(table)
+    show_seeds([rows[seed] for seed in seeds], network, table)
     if config.run.json:
         print(json.dumps([rows[seed] for seed in seeds]))
 
@@ -138,7 +141,7 @@ def prepare(config: Config, network: Network) -> data.Digits:
     """
     digits = data.load(config.data)
     plan = recipes.plan(config, network, train.steps_per_epoch(config, digits))
-    train.check_step(config, network, plan, digits)
+    check_step(config, network, plan, digits)
     return digits
 
 
@@ -154,7 +157,7 @@ def seeds_in(folder: Path, table: Path) -> list[int]:
         return []
     if not folder.is_dir():
         raise Refused(f"{folder} is a file, expected a folder; choose another --out.")
-    report.read_rows(table)
+    read_rows(table)
     seeds = []
     for path in folder.iterdir():
         if found := re.fullmatch(r"seed(0|[1-9][0-9]*)", path.name):

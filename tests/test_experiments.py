@@ -28,12 +28,14 @@ from experiments import (
     lenet300_prune,
     progress,
     recipes,
-    report,
     runs,
+    seeds,
+    summary,
     train,
 )
 from experiments.bench import lenet5_step, select, step
-from experiments.config import Data, Pruning, Refused, parse, qualities
+from experiments.config import Data, Pruning, Refused
+from experiments.flags import parse, qualities
 from experiments.models import LENET5, LENET300
 
 
@@ -462,7 +464,7 @@ def test_the_seeds_of_another_run_are_refused_though_they_are_not_asked_for(
     assert "--lr was" in capsys.readouterr().err
 
 
-SEEDS_HEADER = ",".join(report.COLUMNS)
+SEEDS_HEADER = ",".join(seeds.COLUMNS)
 
 
 @pytest.mark.parametrize(
@@ -607,7 +609,7 @@ def test_a_layer_at_the_floor_is_warned_of(tmp_path, capsys):
     alive = {row["layer"]: row["alive"] for row in result["layers"]}
     assert alive["fc2/kernel"] == 1
     warned = [x for x in capsys.readouterr().out.splitlines() if "Warning" in x]
-    assert warned == report.warnings(result)
+    assert warned == summary.warnings(result)
     assert len(warned) == 1
     assert warned[0].startswith("Warning: fc2/kernel is at the floor of 1 live weight")
     assert warned[0].endswith("lower its --quality.")
@@ -646,7 +648,7 @@ def check_run(out, result_of, images):
     assert int(rows["all parameters"]["alive"]) == result["alive_params"]
     assert {p.name for p in out.glob("*.png")} == images
     assert not list(out.glob(".*.part"))
-    assert report.notes(result)
+    assert summary.notes(result)
     return result
 
 

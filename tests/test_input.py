@@ -1,367 +1,664 @@
-"""Photographs: decoding, transforms, sources, and the order of batches."""
+"""Photographs: transforms beside Pillow, odd files, shards, positions, messages."""
 
+import csv
 import io
 import logging
-import math
 import os
+import pickle
 import random
+import shutil
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import stats
 
+from experiments import data as d
+from experiments.bench import input as bench
 from experiments.config import Refused
-from experiments.data import cifar, decode, transforms
-from experiments.data.device import OnDevice
-from experiments.data.images import make_batches
-from experiments.data.loader import Shard
-from experiments.data.settings import Images, check_images
-from experiments.data.sources import open_source
+from experiments.data import decode as dec
+from experiments.data import transforms as tr
+from experiments.data.loader import Plan
 
 
-def smooth(height, width, seed=0):
-    """A picture that survives a JPEG's losses: a few waves in each channel."""
-    draw = np.random.default_rng(seed)
-    rows, columns = np.mgrid[:height, :width] / 40
-    waves = [
-        np.sin(rows * a + columns * b + c) for a, b, c in draw.uniform(0, 2, (3, 3))
-    ]
-    return np.uint8(np.stack(waves, -1) * 100 + 120)
+DATA = os.environ.get("JAXPRUNE_DATA")
+needs_data = [
+    pytest.mark.data,
+    pytest.mark.skipif(not DATA, reason="JAXPRUNE_DATA is not set"),
+]
 
 
-def encoded(pixels, kind="JPEG", mode="RGB", **options):
+def picture(height, width, seed=0):
+    """A smooth picture of large contrast, with some noise."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    smooth = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+    noise = rng.integers(-8, 9, (height, width, 3))
+    return Image.fromarray(np.clip(np.asarray(smooth) + noise, 0, 255).astype(np.uint8))
+
+
+def encoded(image, kind="JPEG", **options):
     out = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(out, kind, **options)
+    image.save(out, kind, **options)
     return out.getvalue()
 
 
-def opened(data):
-    return Image.open(io.BytesIO(data)).convert("RGB")
+def rgb(data):
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-def transformed(data, convention, *, train=False, crop=48, resize=64, seed=0):
-    out = np.zeros((crop, crop, 3), np.uint8)
-    make = transforms.make_transform
-    make(convention, train=train, crop=crop, resize=resize)(
-        data, random.Random(seed), out
-    )
+def run(transform, data, side, seed=0):
+    out = np.empty((side, side, 3), np.uint8)
+    transform(data, random.Random(seed), out)
     return out
 
 
-SHAPES = [(100, 150), (151, 90), (64, 64), (64, 71), (40, 300), (500, 333)]
+def distance(a, b):
+    return np.abs(np.asarray(a, np.int32) - np.asarray(b, np.int32))
 
 
-@pytest.mark.parametrize(("height", "width"), SHAPES)
-def test_a_photograph_is_judged_on_as_pillow_resizes_it(height, width):
-    data = encoded(smooth(height, width), quality=95)
-    image = opened(data)
-    square = np.asarray(image.resize((64, 64), Image.Resampling.BILINEAR))
-    close(transformed(data, "caffe"), square[8:56, 8:56])
-
-    shorter = min(height, width)
-    shape = (64 * height // shorter, 64 * width // shorter)
-    resized = np.asarray(image.resize(shape[::-1], Image.Resampling.BILINEAR))
-    top, left = (round((side - 48) / 2) for side in shape)
-    expected = resized[top : top + 48, left : left + 48]
-    close(transformed(data, "torchvision"), expected)
+SHAPES = [(400, 470), (256, 256), (256, 341), (500, 300), (60, 90), (1200, 1700)]
 
 
-def close(found, expected):
-    off = np.abs(found.astype(int) - expected)
-    assert off.max() <= 1
-    assert off.mean() < 0.05
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_caffe_eval(shape, kind):
+    data = encoded(picture(*shape), kind)
+    whole = Image.open(io.BytesIO(data)).resize((256, 256), Image.Resampling.BILINEAR)
+    expected = whole.crop((14, 14, 241, 241))
+    ours = run(tr.make_transform("caffe", train=False, crop=227), data, 227)
+    assert distance(ours, expected).max() <= 2
 
 
-def test_boxes_have_the_areas_and_aspects_of_the_paper():
-    draw = random.Random(0)
-    boxes = [transforms.random_box(draw, 450, 450) for _ in range(4000)]
-    areas = np.array([b.height * b.width / 450**2 for b in boxes])
-    aspects = np.array([b.width / b.height for b in boxes])
-    assert all(0 <= b.top <= 450 - b.height for b in boxes)
-    assert all(0 <= b.left <= 450 - b.width for b in boxes)
-    assert 0.078 < areas.min() < 0.1
-    assert areas.max() <= 1.0
-    assert 0.74 < aspects.min() < 0.78
-    assert 1.3 < aspects.max() < 1.35
-    # In a square the logarithm of the aspect is even about 0: five standard errors.
-    assert abs(np.log(aspects).mean()) < 5 * math.log(4 / 3) / math.sqrt(3 * 4000)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_torchvision_eval(shape, kind):
+    data = encoded(picture(*shape), kind)
+    height, width = shape
+    if height < width:
+        new = (256, int(256 * width / height))
+    else:
+        new = (int(256 * height / width), 256)
+    image = Image.open(io.BytesIO(data)).resize(new[::-1], Image.Resampling.BILINEAR)
+    top, left = round((new[0] - 224) / 2.0), round((new[1] - 224) / 2.0)
+    expected = image.crop((left, top, left + 224, top + 224))
+    ours = run(tr.make_transform("torchvision", train=False, crop=224), data, 224)
+    assert distance(ours, expected).max() <= 2
 
 
-def test_a_box_that_never_fits_is_the_middle():
-    box = transforms.random_box(random.Random(0), 10, 1000)
-    assert (box.height, box.width) == (10, 13)
-    assert box.left == (1000 - 13) // 2
-
-
-@pytest.mark.parametrize("convention", ["caffe", "torchvision"])
-def test_training_shows_parts_of_the_photograph(convention):
-    """Every second one reflected; few differences, since the picture is smooth."""
-    rows, columns = np.mgrid[:120, :160]
-    ramp = np.uint8(np.stack([rows * 2, columns * 1.5, rows * 0], -1))
-    data = encoded(ramp, quality=98, subsampling=0)
-    reflected, out = 0, np.empty(0)
-    for seed in range(40):
-        out = transformed(data, convention, train=True, seed=seed).astype(int)
-        assert (np.diff(out[..., 0].mean(1)) >= -0.5).all()  # never upside down
-        slopes = np.diff(out[..., 1].mean(0))
-        assert (slopes >= -0.5).all() or (slopes <= 0.5).all()
-        reflected += slopes.sum() < 0
-    assert 8 <= reflected <= 32  # 20 +- 4 standard deviations
-    again = transformed(data, convention, train=True, seed=39)
-    np.testing.assert_array_equal(again, out)
-
-
-def test_odd_files_are_decoded():
-    pixels = smooth(60, 80)
-    grey = encoded(pixels, mode="L")
-    cmyk = encoded(pixels, mode="CMYK", quality=95)
-    for data in (grey, cmyk, encoded(pixels, "PNG"), encoded(pixels, progressive=True)):
-        found = decode.decode(data)
-        assert decode.size(data) == (60, 80)
-        np.testing.assert_array_equal(found, np.asarray(opened(data)))
-    assert (decode.decode(grey)[..., 0] == decode.decode(grey)[..., 2]).all()
-
-
-@pytest.mark.parametrize("rows", [1, 17, 59])
-def test_the_first_rows_are_those_of_the_whole(rows):
-    data = encoded(smooth(60, 80))
-    np.testing.assert_array_equal(
-        decode.decode_rows(data, rows)[:rows], decode.decode(data)[:rows]
+@pytest.mark.parametrize("shape", [(400, 470), (256, 256), (300, 200), (700, 500)])
+def test_caffe_train_is_a_crop_of_the_square(shape):
+    data = encoded(picture(*shape), "PNG")
+    height, width = shape
+    # Pillow's affine transform takes four neighbours, as a resize without antialiasing.
+    square = np.asarray(
+        Image.open(io.BytesIO(data)).transform(
+            (256, 256),
+            Image.Transform.EXTENT,
+            (0, 0, width, height),
+            Image.Resampling.BILINEAR,
+        )
     )
+    flips = set()
+    for seed in range(8):
+        ours = run(tr.make_transform("caffe", train=True, crop=227), data, 227, seed)
+        draw = random.Random(seed)
+        top, left = draw.randrange(30), draw.randrange(30)
+        part = square[top : top + 227, left : left + 227]
+        flip = draw.random() < 0.5
+        flips.add(flip)
+        part = part[:, ::-1] if flip else part
+        # Pillow leaves a border black, where a neighbour is outside.
+        assert distance(ours, part)[4:-4, 4:-4].max() <= 2
+    assert flips == {True, False}
 
 
-def test_a_box_is_a_part_of_the_whole_or_of_a_reduced_one():
-    pixels = smooth(160, 240)
-    data = encoded(pixels, quality=95)
-    box = decode.Box(32, 48, 96, 128)
-    whole = decode.decode(data)[32:128, 48:176]
-    np.testing.assert_array_equal(decode.decode_box(data, box, 96), whole)
-    half = decode.decode_box(data, box, 48)
-    assert half.shape == (48, 64, 3)
-    means = whole.reshape(48, 2, 64, 2, 3).mean((1, 3))
-    assert np.abs(half - means).max() < 8
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("shape", [(400, 470), (1100, 1500)])
+def test_torchvision_train_is_the_box(shape, kind):
+    data = encoded(picture(*shape), kind, **({"quality": 95} if kind == "JPEG" else {}))
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    for seed in range(6):
+        ours = run(tr.torchvision_train, data, 224, seed)
+        draw = random.Random(seed)
+        box = tr.random_box(draw, *shape)
+        part = image.crop(
+            (box.left, box.top, box.left + box.width, box.top + box.height)
+        ).resize((224, 224), Image.Resampling.BILINEAR)
+        part = np.asarray(part)[:, ::-1] if draw.random() < 0.5 else part
+        # Of noise of +-8, an average and four neighbours keep different parts.
+        assert distance(ours, part).mean() < 4
+        shifted = np.roll(np.asarray(part), 12, 1)
+        assert distance(ours, part).mean() < distance(ours, shifted).mean()
 
 
-def test_broken_files_say_so():
-    data = encoded(smooth(60, 80))
-    for bad in (b"", b"text", data[:200], data[: len(data) // 2]):
-        with pytest.raises(decode.Broken):
-            decode.decode(bad)
+def test_random_box_is_that_of_szegedy():
+    height, width = 300, 400
+    draw = random.Random(0)
+    boxes = np.array([tr.random_box(draw, height, width) for _ in range(4000)])
+    top, left, rows, columns = boxes.T
+    assert (top >= 0).all()
+    assert (top + rows <= height).all()
+    assert (left >= 0).all()
+    assert (left + columns <= width).all()
+    rng = np.random.default_rng(1)
+    area = rng.uniform(0.08, 1, 12000) * height * width
+    aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3), 12000))
+    w, h = np.sqrt(area * aspect), np.sqrt(area / aspect)
+    fits = (w <= width) & (h <= height)
+    for ours, expected in ((rows, h[fits]), (columns, w[fits])):
+        assert stats.ks_2samp(ours, expected).pvalue > 1e-3
+    corner = top[rows < height] / (height - rows)[rows < height]
+    assert abs(corner.mean() - 0.5) < 0.02
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """Two classes in two splits, ten photographs to train on and five to judge on."""
-    for split, count in (("train", 5), ("val", 3)):
-        for label, name in enumerate(("cat", "dog")):
-            (tmp_path / split / name).mkdir(parents=True)
-            for i in range(count - (label and split == "val")):
-                path = tmp_path / split / name / f"{i}.jpg"
-                path.write_bytes(encoded(smooth(40, 50, seed=10 * label + i)))
-    return tmp_path
+def test_random_box_of_a_strip():
+    assert tr.random_box(random.Random(0), 10, 1000) == (0, 493, 10, 13)
+    assert tr.random_box(random.Random(0), 1000, 10) == (493, 0, 13, 10)
+    assert tr.random_box(random.Random(0), 1, 1) == (0, 0, 1, 1)
 
 
-def settings(folder: Path, **changes: Any) -> Images:
-    return Images(data_dir=folder, resize=32, crop=24, **changes)
+JPEGS = {
+    "4:2:0": {"subsampling": 2},
+    "4:4:4": {"subsampling": 0},
+    "4:2:2": {"subsampling": 1},
+    "progressive": {"progressive": True},
+    "restart": {"restart_marker_blocks": 3},
+}
 
 
-def taken(batches, count=None):
-    batches = iter(batches)
-    if count is None:
-        return [jax.tree.map(np.array, b) for b in batches]
-    return [jax.tree.map(np.array, next(batches)) for _ in range(count)]
+@pytest.mark.parametrize("options", JPEGS.values(), ids=JPEGS)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_rows_are_those_of_the_whole(options, mode):
+    if mode == "L":
+        options = {k: v for k, v in options.items() if k != "subsampling"}
+    data = encoded(picture(203, 310).convert(mode), **options)
+    whole = dec.decode(data)
+    assert dec.size(data) == (203, 310) == whole.shape[:2]
+    assert distance(whole, rgb(data)).max() <= 2
+    for rows in (1, 16, 17, 100, 190, 203):
+        part = dec.decode_rows(data, rows)
+        assert len(part) < 203 or rows > 170
+        np.testing.assert_array_equal(part[:rows], whole[:rows])
 
 
-def same(found, expected):
-    assert len(found) == len(expected)
-    for a, b in zip(found, expected, strict=True):
+@pytest.mark.parametrize("options", JPEGS.values(), ids=JPEGS)
+@pytest.mark.parametrize(("least", "factor"), [(200, 1), (100, 2), (50, 4), (25, 8)])
+def test_a_box_is_reduced_to_means(options, least, factor):
+    data = encoded(picture(403, 610), quality=95, **options)
+    box = dec.Box(96, 160, 200, 240)
+    part = dec.decode_box(data, box, least)
+    assert part.shape == (200 // factor, 240 // factor, 3)
+    whole = rgb(data)[96:296, 160:400].astype(float)
+    means = whole.reshape(200 // factor, factor, 240 // factor, factor, 3).mean((1, 3))
+    assert distance(part, means).mean() < 2.5
+
+
+ODD = {
+    "CMYK JPEG": lambda: encoded(picture(90, 120).convert("CMYK"), quality=95),
+    "greyscale JPEG": lambda: encoded(picture(90, 120).convert("L")),
+    "greyscale PNG": lambda: encoded(picture(90, 120).convert("L"), "PNG"),
+    "palette": lambda: encoded(picture(90, 120).quantize(16), "PNG", transparency=3),
+    "RGBA": lambda: encoded(picture(90, 120).convert("RGBA"), "PNG"),
+    "bytes after the end": lambda: encoded(picture(90, 120)) + b"\0\0",
+    "a pixel": lambda: encoded(picture(1, 1)),
+    "WebP": lambda: encoded(picture(90, 120), "WEBP"),
+}
+
+
+@pytest.mark.parametrize("make", ODD.values(), ids=ODD)
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")
+def test_odd_files_are_read(make):
+    data = make()
+    expected = rgb(data)
+    assert distance(dec.decode(data), expected).max() <= 2
+    assert dec.size(data) == expected.shape[:2]
+    for convention in ("caffe", "torchvision"):
+        for train in (True, False):
+            out = run(
+                tr.make_transform(convention, train=train, crop=48, resize=64), data, 48
+            )
+            assert abs(out.mean() - expected.mean()) < 40
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.99])
+def test_what_is_cut_off_is_broken(kind, share):
+    data = encoded(picture(90, 120), kind)
+    with pytest.raises(dec.Broken, match=r"(?i)truncated|no known image format"):
+        dec.decode(data[: int(share * len(data))])
+
+
+def test_text_is_broken():
+    with pytest.raises(dec.Broken, match="13 bytes of no known image format"):
+        dec.decode(b"404 not found")
+
+
+# Folders, batches, positions
+
+
+def write_folder(root, count=23, split="train", classes=("ant", "bee", "cat")):
+    for i in range(count):
+        path = root / split / classes[i % len(classes)] / f"{i:03d}.JPEG"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(picture(40 + i, 50, seed=i)))
+    return root
+
+
+def settings(root, **options):
+    options = {"crop": 16, "resize": 20, "threads": 2} | options
+    return d.Images(data_dir=root, **options)
+
+
+def batches(root, *, seed=0, split="train", batch=4, shard=d.Shard(), **options):  # noqa: B008
+    images = settings(root, **options)
+    source = d.open_source(images, split)
+    return d.make_batches(source, images, batch=batch, seed=seed, shard=shard)
+
+
+def take(iterator, count):
+    return [next(iterator) for _ in range(count)]
+
+
+def same(left, right):
+    assert len(left) == len(right)
+    for a, b in zip(left, right, strict=True):
         for x, y in zip(a, b, strict=True):
             np.testing.assert_array_equal(x, y)
 
 
-def keys(batches):
-    """Names photographs by their pixels."""
-    return [
-        (image.tobytes(), int(label))
-        for batch in batches
-        for image, label, valid in zip(*batch, strict=True)
-        if valid
-    ]
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("photographs"))
 
 
-def test_class_folders_are_read(folder):
-    source = open_source(settings(folder), "train")
-    assert source.classes == ("cat", "dog")
-    assert len(source) == 10
-    by_name = {source.name(i): source.read(i) for i in range(10)}
-    for path in folder.glob("train/*/*.jpg"):
-        label = ("cat", "dog").index(path.parent.name)
-        assert by_name[str(path)] == (path.read_bytes(), label)
-    assert len(open_source(settings(folder), "train[:80%]")) == 8
-    with pytest.raises(Refused, match=r"'other' is not to be had.*'train'"):
-        open_source(settings(folder), "other")
+def test_a_folder_of_class_folders(folder, tmp_path):
+    source = d.open_source(settings(folder), "train")
+    assert source.classes == ("ant", "bee", "cat")
+    assert len(source) == 23
+    for index in range(23):
+        path = Path(source.name(index))
+        data, label = source.read(index)
+        assert data == path.read_bytes()
+        assert source.classes[label] == path.parent.name
+    halves = [d.open_source(settings(folder), f"train[{s}]") for s in (":50%", "50%:")]
+    names = [{s.name(i) for i in range(len(s))} for s in halves]
+    assert not names[0] & names[1]
+    assert len(names[0] | names[1]) == 23
+    assert {Path(n).parent.name for n in names[0]} == {"ant", "bee", "cat"}
+    # The same without train/, under a name of its own, and val/ by both of its names.
+    assert len(d.open_source(settings(folder / "train"), "all")) == 23
+    assert len(d.open_source(settings(folder / "train"), "all[:10]")) == 10
+    shutil.copytree(folder / "train", tmp_path / "val")
+    for split in ("val", "validation"):
+        assert len(d.open_source(settings(tmp_path), split)) == 23
 
 
-def test_without_photographs_the_commands_are_given(tmp_path):
-    with pytest.raises(Refused, match="file_format='array_record'") as told:
-        open_source(settings(tmp_path), "train")
-    assert str(tmp_path) in str(told.value)
-    assert "ILSVRC2012_img_val.tar" in str(told.value)
+def test_each_photograph_once_and_the_last_batch_filled_up(folder):
+    source = d.open_source(settings(folder), "train")
+    parts = list(batches(folder, seed=None, batch=4))
+    assert len(parts) == 6
+    assert [int(p.valid.sum()) for p in parts] == [4, 4, 4, 4, 4, 3]
+    assert not parts[-1].image[3].any()
+    assert parts[-1].label[3] == 0
+    images = np.concatenate([p.image[p.valid] for p in parts])
+    labels = np.concatenate([p.label[p.valid] for p in parts])
+    for index in range(23):
+        data, label = source.read(index)
+        whole = Image.fromarray(rgb(data)).resize((20, 20), Image.Resampling.BILINEAR)
+        assert distance(images[index], whole.crop((2, 2, 18, 18))).max() <= 2
+        assert labels[index] == label
 
 
-def test_an_evaluation_has_every_photograph_once(folder):
-    source = open_source(settings(folder), "validation")
-    batches = make_batches(source, settings(folder), batch=2, seed=None)
-    found = taken(batches)
-    assert len(found) == batches.steps_per_epoch == 3
-    assert [b.valid.tolist() for b in found] == [[True] * 2, [True] * 2, [True, False]]
-    assert not found[-1].image[1].any()
-    assert len(set(keys(found))) == 5
-    # Split over processes: as many batches for each, together the same photographs.
-    parts = [
-        taken(make_batches(source, settings(folder), batch=4, seed=None, shard=s))
-        for s in (Shard(0, 2), Shard(1, 2))
-    ]
-    assert [len(part) for part in parts] == [2, 2]
-    assert sorted(keys(parts[0]) + keys(parts[1])) == sorted(keys(found))
-
-
-def test_the_order_is_a_function_of_seed_and_epoch(folder):
-    source, images = open_source(settings(folder), "train"), settings(folder)
-    make = lambda **changes: make_batches(source, images, **{"batch": 4, **changes})
-    found = taken(make(seed=1), 6)  # three epochs of two batches
-    same(taken(make(seed=1), 6), found)
-    labels = [b.label.tolist() for b in found]
-    other = [b.label.tolist() for b in taken(make(seed=2), 6)]
-    assert labels != other
-    assert keys(found[:2]) != keys(found[2:4])
-    # The processes' parts make up the batch of one.
-    parts = [taken(make(seed=1, shard=Shard(p, 2)), 6) for p in range(2)]
+@pytest.mark.parametrize("seed", [None, 3])
+def test_shards_are_disjoint_and_complete(folder, seed):
+    source = d.open_source(settings(folder), "train")
+    transform = tr.make_transform("caffe", train=False, crop=16, resize=20)
+    plans = [Plan(source, transform, 16, 4, d.Shard(p, 2), seed) for p in (0, 1)]
+    steps = plans[0].steps()
+    assert steps == plans[1].steps() == (6 if seed is None else 5)
+    for epoch in range(2 if seed else 1):
+        seen = [
+            index
+            for step in range(epoch * steps, (epoch + 1) * steps)
+            for plan in plans
+            for index in plan.indices(step)[1].tolist()
+        ]
+        real = [index for index in seen if index >= 0]
+        assert len(real) == len(set(real)) == (23 if seed is None else 20)
+        assert len(seen) == steps * 4
+    # And what they give is what one process gives.
+    options = {"seed": seed, "batch": 4}
+    whole = take(batches(folder, **options), 5)
+    parts = [take(batches(folder, shard=d.Shard(p, 2), **options), 5) for p in (0, 1)]
     joined = [
-        jax.tree.map(lambda a, b: np.concatenate([a, b]), *p)
-        for p in zip(*parts, strict=True)
+        d.Batch(*(np.concatenate(xs) for xs in zip(*pair, strict=True)))
+        for pair in zip(*parts, strict=True)
     ]
-    same(joined, found)
+    same(joined, whole)
+    if seed is None:
+        ends = [list(batches(folder, shard=d.Shard(p, 2), **options)) for p in (0, 1)]
+        assert [len(end) for end in ends] == [6, 6]
+        assert [end[-1].valid.tolist() for end in ends] == [[True] * 2, [True, False]]
 
 
-def test_an_iterator_goes_on_where_another_was(folder):
-    source, images = open_source(settings(folder), "train"), settings(folder)
-    expected = taken(make_batches(source, images, batch=3, seed=0), 7)
-    first = make_batches(source, images, batch=3, seed=0)
-    taken(first, 4)
-    second = make_batches(source, images, batch=3, seed=0)
-    second.set_state(first.get_state())
-    same(taken(second, 3), expected[4:])
-    # On the device: the position is that of what was given, not of what was sent ahead.
-    ahead = OnDevice(make_batches(source, images, batch=3, seed=0), depth=3)
-    same(taken(ahead, 2), expected[:2])
-    second.set_state(ahead.get_state())
-    same(taken(second, 2), expected[2:4])
-    ahead.close()
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_restored_iterator_goes_on_alike(folder, workers):
+    first = batches(folder, seed=5)
+    take(first, 3)
+    state = pickle.loads(pickle.dumps(first.get_state()))
+    expected = take(first, 7)  # over the end of the epoch of five
+    second = batches(folder, seed=5, workers=workers, threads=1)
+    second.set_state(state)
+    same(take(second, 7), expected)
+    assert second.get_state() == first.get_state()
+    second.set_state(state)
+    same(take(second, 2), expected[:2])
+    second.close()
+    judge = batches(folder, seed=None)
+    take(judge, 4)
+    again = batches(folder, seed=None)
+    again.set_state(judge.get_state())
+    same(list(again), list(judge))
 
 
-def test_worker_processes_give_the_same_batches(folder):
-    source, images = open_source(settings(folder), "train"), settings(folder)
-    expected = taken(make_batches(source, images, batch=3, seed=0), 5)
-    workers = make_batches(source, settings(folder, workers=2), batch=3, seed=0)
-    workers.set_state({"step": 1})
-    same(taken(workers, 4), expected[1:])
-    workers.close()
+def test_what_is_drawn_is_a_function_of_seed_epoch_and_photograph(folder):
+    def drawn(seed, epoch, batch):
+        """The pixels of each photograph, by its number, in an epoch."""
+        source = d.open_source(settings(folder), "train")
+        transform = tr.make_transform("torchvision", train=True, crop=16, resize=20)
+        plan = Plan(source, transform, 16, batch, d.Shard(), seed)
+        pixels = {}
+        for step in range(epoch * plan.steps(), (epoch + 1) * plan.steps()):
+            numbers = plan.indices(step)[1].tolist()
+            pixels |= dict(zip(numbers, plan(step)["image"], strict=True))
+        return pixels
+
+    one, other = drawn(1, 0, 1), drawn(1, 0, 23)
+    assert list(one) == list(other)
+    assert sorted(one) == list(range(23))
+    for index in one:
+        np.testing.assert_array_equal(one[index], other[index])
+    for different in (drawn(1, 1, 23), drawn(2, 0, 23)):
+        assert list(different) != list(one)
+        changed = [np.any(different[index] != one[index]) for index in one]
+        assert sum(changed) >= 20
 
 
-def test_broken_photographs_are_named_and_counted(folder, caplog):
-    for name in ("cat", "dog"):
-        path = folder / "val" / name / "0.jpg"
-        path.write_bytes(path.read_bytes()[:300])
-    images = settings(folder, max_broken=2)
-    source = open_source(images, "val")
-    batches = make_batches(source, images, batch=5, seed=None)
+def test_broken_files_are_counted_and_named(tmp_path, caplog):
+    root = write_folder(tmp_path, 8)
+    victim = root / "train" / "ant" / "003.JPEG"
+    victim.write_bytes(victim.read_bytes()[:300])
+    (root / "train" / "bee" / "004.JPEG").write_bytes(b"<html>")
+    iterator = batches(root, seed=None, batch=4, max_broken=2)
     with caplog.at_level(logging.WARNING):
-        (found,) = taken(batches)
-    assert found.valid.sum() == 3
-    assert not found.image[~found.valid].any()
-    assert set(batches.broken) == {
-        str(folder / "val" / name / "0.jpg") for name in ("cat", "dog")
-    }
-    assert all(name in caplog.text for name in batches.broken)
-    strict = make_batches(source, settings(folder, max_broken=1), batch=5, seed=None)
+        parts = list(iterator)
+        iterator.set_state({"step": 0})  # a second time they are known
+        same(list(iterator), parts)
+    valid = np.concatenate([p.valid for p in parts])
+    assert valid.sum() == 6
+    images = np.concatenate([p.image for p in parts])
+    assert not images[~valid].any()
+    assert images[valid].any((1, 2, 3)).all()
+    assert len(iterator.broken) == 2 == len(caplog.records)
+    assert "truncated" in iterator.broken[str(victim)].lower()
+    assert str(victim) in caplog.text
+    assert "004.JPEG: 6 bytes of no known" in caplog.text
     with pytest.raises(Refused, match=r"2 images are broken, more than --max-broken 1"):
-        taken(strict)
+        list(batches(root, seed=None, batch=4, max_broken=1))
+
+
+def test_a_file_that_went_away_is_broken(tmp_path):
+    root = write_folder(tmp_path, 4)
+    iterator = batches(root, seed=None, max_broken=1)
+    gone = root / "train" / "ant" / "000.JPEG"
+    gone.unlink()
+    (part,) = iterator
+    assert part.valid.sum() == 3
+    assert iterator.broken == {str(gone): "No such file or directory"}
+
+
+def test_on_devices(folder):
+    mesh = jax.make_mesh((4,), ("data",), devices=jax.devices()[:4])
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    expected = take(batches(folder, seed=2), 6)
+    iterator = d.OnDevice(batches(folder, seed=2), sharding, depth=3)
+    got = take(iterator, 2)
+    assert iterator.get_state() == {"step": 2}  # not those sent ahead
+    state = iterator.get_state()
+    got += take(iterator, 2)
+    same(got, expected[:4])
+    assert got[0].image.dtype == np.uint8
+    assert got[0].image.sharding == sharding
+    iterator.set_state(state)
+    same(take(iterator, 4), expected[2:6])
+    plain = d.OnDevice(batches(folder, seed=None))
+    assert len(list(plain)) == plain.steps_per_epoch == 6
+
+
+# Messages
+
+
+def test_missing_data_tells_the_commands(tmp_path, monkeypatch):
+    with pytest.raises(Refused) as caught:
+        d.open_source(d.Images(data_dir=tmp_path), "train")
+    text = str(caught.value)
+    assert f"tfds.builder('imagenet2012', data_dir='{tmp_path}', " in text
+    assert "file_format='array_record').download_and_prepare(" in text
+    assert "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, both" in text
+    assert f"manual_dir='{tmp_path}/downloads/manual'" in text
+    assert "importlib-resources" in text
+    assert "class folders" in text
+    command = next(line for line in text.splitlines() if "python -c" in line)
+    compile(command.split('"')[1], "command", "exec")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "elsewhere"))
+    with pytest.raises(Refused, match=r"elsewhere.* is not there"):
+        d.open_source(d.Images(), "train")
+
+
+def test_wrong_splits_are_refused(folder, tmp_path):
+    with pytest.raises(Refused, match=r"'validation'.*has 'train', or slices"):
+        d.open_source(settings(folder), "validation")
+    with pytest.raises(Refused, match="not to be had"):
+        d.open_source(settings(folder), "train[nonsense]")
+    with pytest.raises(Refused, match="not to be had"):
+        d.open_source(settings(folder), "train[:50%]+val")
+    with pytest.raises(Refused, match="is empty"):
+        d.open_source(settings(folder), "train[:0]")
+    write_folder(tmp_path, 3)
+    (tmp_path / "val").mkdir()  # the 50,000 files not put into classes yet
+    (tmp_path / "val" / "x.jpg").write_bytes(encoded(picture(9, 9)))
+    with pytest.raises(Refused, match="no images in class folders"):
+        d.open_source(settings(tmp_path), "val")
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("options", "flag"),
     [
-        ({"crop": 40}, "--crop is 40"),
+        ({"crop": 21}, "--crop is 21, expected 1 to 20"),
         ({"workers": -1}, "--workers is -1"),
         ({"threads": 0}, "--threads is 0"),
         ({"prefetch": 0}, "--prefetch is 0"),
         ({"max_broken": -1}, "--max-broken is -1"),
+        ({"batch": 24}, "--batch is 24, expected at most the 23"),
+        ({"batch": 3, "shard": d.Shard(0, 2)}, "--batch is 3, expected a positive mul"),
+        ({"shard": d.Shard(2, 2)}, "process 2 of 2"),
     ],
 )
-def test_settings_out_of_range(changes, message):
-    with pytest.raises(Refused, match=message):
-        check_images(Images(**{"resize": 32, "crop": 24, **changes}))
+def test_settings_out_of_range_are_refused(folder, options, flag):
+    with pytest.raises(Refused, match=flag):
+        batches(folder, **options)
 
 
-def test_batches_that_cannot_be(folder):
-    source, images = open_source(settings(folder), "train"), settings(folder)
-    with pytest.raises(Refused, match=r"--batch is 3.*2 processes"):
-        make_batches(source, images, batch=3, seed=0, shard=Shard(0, 2))
-    with pytest.raises(Refused, match="--batch is 11, expected at most the 10"):
-        make_batches(source, images, batch=11, seed=0)
+def test_a_crop_larger_than_the_square_is_an_error():
+    with pytest.raises(ValueError, match="crop is 227 and resize is 224"):
+        tr.make_transform("caffe", train=True, crop=227, resize=224)
 
 
-def test_augmentation_shifts_and_reflects():
-    images = np.arange(1, 1 + 200 * 36, dtype=np.int32).reshape(200, 6, 6, 1)
-    found = np.asarray(cifar.augment(jax.random.key(0), images, 2))
-    places = set()
-    for image, out in zip(images, found, strict=True):
-        padded = np.pad(image, ((2, 2), (2, 2), (0, 0)))
-        options = {
-            (top, left, flip): padded[top : top + 6, left : left + 6][
-                :, :: 1 - 2 * flip
-            ]
-            for top in range(5)
-            for left in range(5)
-            for flip in (0, 1)
-        }
-        (place,) = [p for p, o in options.items() if np.array_equal(o, out)]
-        places.add(place)
-    assert len(places) > 40  # of 50 that are equally likely, 200 draws
+# Real data
 
 
 @pytest.fixture
-def tfds():
-    data = os.environ.get("JAXPRUNE_DATA")
-    if not data:
-        pytest.skip("JAXPRUNE_DATA is not set")
-    return Path(data) / "tfds"
+def tfds_root():
+    assert DATA
+    return Path(DATA) / "tfds"
 
 
-@pytest.mark.data
-def test_imagenet_is_read_without_tensorflow(tfds):
-    images = Images(data_dir=tfds)
-    source = open_source(images, "validation[:20]")
-    assert (len(source), len(source.classes)) == (20, 1000)
-    assert source.classes[0] == "n01440764"
-    data, label = source.read(3)
-    assert opened(data).size[::-1] == decode.size(data)
-    assert source.name(3).startswith(source.classes[label])
-    (found,) = taken(make_batches(source, images, batch=20, seed=None))
-    assert found.image.shape == (20, 227, 227, 3)
-    assert found.label[3] == label
-    square = opened(data).resize((256, 256), Image.Resampling.BILINEAR)
-    close(found.image[3], np.asarray(square)[14:241, 14:241])
+class TestReal:
+    pytestmark = needs_data
+
+    def test_a_folder_gives_what_tfds_gives(self, tfds_root, tmp_path):
+        images = d.Images(data_dir=tfds_root, threads=1)
+        source = d.open_source(images, "validation[:24]")
+        assert len(source) == 24
+        assert len(source.classes) == 1000
+        for index in range(24):
+            data, label = source.read(index)
+            path = tmp_path / "val" / source.classes[label] / f"{index}.JPEG"
+            path.parent.mkdir(parents=True)
+            path.write_bytes(data)
+        for name in source.classes:  # the empty ones count as well
+            (tmp_path / "val" / name).mkdir(exist_ok=True)
+        other = d.Images(data_dir=tmp_path, threads=1)
+        copies = d.open_source(other, "validation")
+        assert copies.classes == tuple(sorted(source.classes))
+        left, right = (
+            list(d.make_batches(s, i, batch=8, seed=None))
+            for s, i in ((source, images), (copies, other))
+        )
+        place = {Path(copies.name(i)).stem: i for i in range(24)}
+        order = [place[str(i)] for i in range(24)]
+        for part in ("image", "label"):
+            a = np.concatenate([getattr(b, part) for b in left])
+            b = np.concatenate([getattr(b, part) for b in right])[order]
+            np.testing.assert_array_equal(a, b)
+
+    def test_photographs_beside_pillow(self, tfds_root):
+        source = d.open_source(d.Images(data_dir=tfds_root), "validation[:40]")
+        for index in range(40):
+            data, _ = source.read(index)
+            assert distance(dec.decode(data), rgb(data)).max() <= 2
+            whole = Image.fromarray(rgb(data)).resize((256, 256), 2)
+            ours = run(tr.make_transform("caffe", train=False, crop=227), data, 227)
+            assert distance(ours, whole.crop((14, 14, 241, 241))).max() <= 2
+
+    def test_workers_read_records(self, tfds_root):
+        images = d.Images(data_dir=tfds_root, workers=2, threads=1, crop=32, resize=40)
+        source = d.open_source(images, "validation[:12]")
+        got = take(d.make_batches(source, images, batch=4, seed=1), 4)
+        here = d.Images(data_dir=tfds_root, threads=1, crop=32, resize=40)
+        same(got, take(d.make_batches(source, here, batch=4, seed=1), 4))
+
+    def test_names_and_splits(self, tfds_root):
+        images = d.Images(data_dir=tfds_root)
+        source = d.open_source(images, "validation")
+        assert len(source) == 1000
+        assert sorted(source.read(i)[1] for i in range(1000)) == list(range(1000))
+        assert source.name(3).endswith("imagenet2012/5.1.0)")
+        with pytest.raises(Refused, match=r"'train'.*has validation \(1,000\)"):
+            d.open_source(images, "train")
+
+    def test_a_format_for_tensorflow_is_refused(self, tfds_root, tmp_path):
+        folder = tmp_path / "imagenet2012" / "5.1.0"
+        folder.mkdir(parents=True)
+        for path in (tfds_root / "imagenet2012" / "5.1.0").glob("*.*"):
+            if path.suffix in (".json", ".txt"):
+                text = path.read_text()
+                text = text.replace("array_record", "tfrecord")
+                (folder / path.name).write_text(text)
+        with pytest.raises(Refused) as caught:
+            d.open_source(d.Images(data_dir=tmp_path), "validation")
+        assert f"{folder} is in the format tfrecord" in str(caught.value)
+        assert f"tfds convert_format --dataset_version_dir={folder} " in str(
+            caught.value
+        )
+
+    def test_cifar10(self, tfds_root):
+        split = d.load_cifar10(tfds_root, "test[:200]")
+        assert split.images.shape == (200, 32, 32, 3)
+        assert set(split.labels) == set(range(10))
+        with pytest.raises(Refused, match=r"its shape is \(28, 28, 3\), expected"):
+            d.load_cifar10(tfds_root / "mnist", "test")
 
 
-@pytest.mark.data
-def test_cifar10_is_read(tfds):
-    split = cifar.load_cifar10(tfds, "test[:500]")
-    assert split.images.shape == (500, 32, 32, 3)
-    assert (np.bincount(split.labels, minlength=10) > 20).all()
-    with pytest.raises(Refused, match="file_format='array_record'"):
-        cifar.load_cifar10(tfds / "none", "test")
+def test_missing_cifar10_tells_the_commands(tmp_path):
+    with pytest.raises(Refused, match="CIFAR-10 is not in") as caught:
+        d.load_cifar10(tmp_path, "test")
+    assert "tfds.builder('cifar10', " in str(caught.value)
+    assert "file_format='array_record'" in str(caught.value)
+
+
+def test_augmented_images_are_crops_of_the_padded():
+    images = np.random.default_rng(0).integers(1, 256, (64, 6, 7, 3), dtype=np.uint8)
+    out = np.asarray(jax.jit(d.augment, static_argnums=2)(jax.random.key(0), images, 2))
+    assert out.shape == images.shape
+    assert out.dtype == np.uint8
+    drawn = set()
+    for image, result in zip(images, out, strict=True):
+        padded = np.pad(image, ((2, 2), (2, 2), (0, 0)))
+        found = {
+            (top, left, flip)
+            for top in range(5)
+            for left in range(5)
+            for flip in (1, -1)
+            if np.array_equal(padded[top : top + 6, left : left + 7][:, ::flip], result)
+        }
+        assert len(found) == 1
+        drawn |= found
+    for axis, count in ((0, 5), (1, 5), (2, 2)):
+        assert len({f[axis] for f in drawn}) == count
+
+
+# The benchmark
+
+
+def test_bench(folder, tmp_path, capsys):
+    out = tmp_path / "bench.csv"
+    arguments = f"--data-dir {folder} --split train --block 5 --blocks 2 --batch 4"
+    arguments += f" --rates 700 --enlarge 60 --threads 1 --out {out}"
+    assert bench.main(arguments.split()) == 0
+    rows = list(csv.DictReader(out.open()))
+    assert len(rows) == 4 + 4 * 5
+    assert {row["task"] for row in rows} == {"decode", *bench.TASKS}
+    for row in rows:
+        assert float(row["per_core"]) > 0
+        assert row["failed"] == "0"
+        assert row["cpu"]
+        assert row["photographs"] == "10"
+        if row["name"] == bench.OURS:
+            assert float(row["ratio"]) == 1
+    assert "700 images/s: " in capsys.readouterr().out
+
+
+def test_bench_counts_cores():
+    assert bench.cores_for(900, 450) == 2
+    assert bench.cores_for(901, 450) == 3
+
+
+@pytest.mark.parametrize("task", ["caffe eval", "torchvision eval"])
+@pytest.mark.parametrize("decoder", ["simplejpeg", "OpenCV", "PIL"])
+def test_bench_compares_like_with_like(task, decoder):
+    convention, train = bench.TASKS[task]
+    data = encoded(picture(300, 410))
+    side = tr.crop_of(convention)
+    plain = bench.plain_transform(decoder, convention, train=train, resize=256)
+    ours = tr.make_transform(convention, train=train, crop=side)
+    assert distance(run(plain, data, side), run(ours, data, side)).max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--threads 0", "--threads is 0, expected 1 or more"),
+        ("--block 24", "--block is 24, expected at most the 23 images of train"),
+        ("--split test", "has 'train', or slices"),
+    ],
+)
+def test_bench_refuses(folder, tmp_path, capsys, arguments, message):
+    out = tmp_path / "bench.csv"
+    common = f"--data-dir {folder} --split train --block 2 --out {out} "
+    assert bench.main((common + arguments).split()) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()

@@ -44,9 +44,16 @@ from rich.table import Table
 
 import jaxprune
 from experiments.bench._common import hardware, write_csv
+from experiments.bench._cuts import (
+    SPARSITY,
+    floor,
+    full_sort,
+    np_partition,
+    torch_kthvalue,
+)
+from experiments.bench._memory import compiled_bytes, peak_rise
 
 
-SPARSITY = 0.9
 SHAPES: dict[str, list[tuple[int, ...]]] = {
     "lenet5": [(5, 5, 1, 20), (5, 5, 20, 50), (800, 500), (500, 10)],
     "alexnet": [
@@ -90,74 +97,6 @@ class Method:
     repeats: int
     memory: float | None
     seconds: list[float]
-
-
-def dead_of(size: int) -> int:
-    """Gives how many of `size` weights die: jaxprune's integer rule."""
-    return (round(float(np.float32(SPARSITY)) * 2**24) * size + 2**23) >> 24
-
-
-def floor(weights: list[jax.Array]) -> list[jax.Array]:
-    """Reads each weight once and writes one byte for it."""
-    return [jnp.abs(w) >= 0.05 for w in weights]
-
-
-def full_sort(weights: list[jax.Array], groups: list[list[int]]) -> list[jax.Array]:
-    """Sorts all magnitudes of a group, then cuts at the wanted one."""
-    masks = []
-    for group in groups:
-        flat = [jnp.abs(weights[i]).ravel() for i in group]
-        joined = jnp.sort(flat[0] if len(flat) == 1 else jnp.concatenate(flat))
-        cut = joined[dead_of(joined.size)]
-        masks += [jnp.abs(weights[i]) >= cut for i in group]
-    return masks
-
-
-def np_partition(weights: list[np.ndarray], groups: list[list[int]]) -> list:
-    """Partitions a copy of all magnitudes of a group."""
-    masks = []
-    for group in groups:
-        each = [np.abs(weights[i]).ravel() for i in group]
-        flat = each[0] if len(each) == 1 else np.concatenate(each)
-        d = dead_of(flat.size)
-        flat.partition(d)
-        masks += [np.abs(weights[i]) >= flat[d] for i in group]
-    return masks
-
-
-def torch_kthvalue(torch: Any, weights: list[Any], groups: list[list[int]]) -> list:
-    """As np_partition, with torch.kthvalue."""
-    masks = []
-    for group in groups:
-        flat = [weights[i].abs().ravel() for i in group]
-        joined = flat[0] if len(flat) == 1 else torch.cat(flat)
-        cut = torch.kthvalue(joined, dead_of(joined.numel()) + 1).values
-        masks += [weights[i].abs() >= cut for i in group]
-    return masks
-
-
-def compiled_bytes(executable: Any) -> int:
-    """Gives the temporaries and outputs of a compiled function, in bytes."""
-    account = executable.memory_analysis()
-    return account.temp_size_in_bytes + account.output_size_in_bytes
-
-
-def peak_rise(call: Callable[[], Any]) -> tuple[Any, float | None]:
-    """Calls; with the bytes by which that raised the peak resident memory."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-        before = _status("VmRSS")
-        result = call()
-        return result, max(0, _status("VmHWM") - before)
-    except OSError:
-        return call(), None
-
-
-def _status(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return 1024 * int(line.split()[1])
-    raise OSError(f"/proc/self/status has no {field}")
 
 
 def methods(size: str, settings: Settings, console: Console) -> list[Method]:

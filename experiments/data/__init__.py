@@ -1,11 +1,31 @@
-"""What networks are trained on and judged on: digits here, photographs in the modules.
+"""What networks are trained on and judged on: digits, CIFAR-10, photographs."""
 
-Only the digits are imported with the package: Grain and the decoders, which photographs
-need, take a second to load. For those: `images.make_batches`, `sources.open_source`,
-`settings.Images`, `device.OnDevice`, and `cifar.load_cifar10`.
-"""
+from experiments.data.cifar import augment, load_cifar10
+from experiments.data.decode import Broken
+from experiments.data.device import OnDevice
+from experiments.data.digits import Digits, Split, load, put
+from experiments.data.images import make_batches
+from experiments.data.loader import Batch, Batches, Shard
+from experiments.data.settings import Images, check_images, crop_side
+from experiments.data.sources import Source, open_source
 
-from experiments.data.digits import Digits as Digits
-from experiments.data.digits import Split as Split
-from experiments.data.digits import load as load
-from experiments.data.digits import put as put
+
+__all__ = [
+    "Batch",
+    "Batches",
+    "Broken",
+    "Digits",
+    "Images",
+    "OnDevice",
+    "Shard",
+    "Source",
+    "Split",
+    "augment",
+    "check_images",
+    "crop_side",
+    "load",
+    "load_cifar10",
+    "make_batches",
+    "open_source",
+    "put",
+]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.config import Refused
-from experiments.data.decode import decode
+from experiments.data.decode import Broken, decode
 from experiments.data.digits import Split
 from experiments.data.sources import data_root
 from experiments.data.tfds import how_to_prepare, open_tfds, tfds_folder
@@ -43,8 +43,11 @@ def load_cifar10(data_dir: Path | None, split: str) -> Split:
     for index in range(len(records)):
         try:
             data, labels[index] = records.read(index)
-            images[index] = decode(data)
-        except ValueError as error:
+            pixels = decode(data)
+            if pixels.shape != images.shape[1:]:
+                raise Broken(f"its shape is {pixels.shape}, expected (32, 32, 3)")
+            images[index] = pixels
+        except Broken as error:
             raise Refused(f"{records.name(index)} is broken: {error}") from error
     return Split(images, labels)
 

@@ -172,12 +172,11 @@ def _pillow(data: bytes) -> np.ndarray:
 
 
 def _open(data: bytes):
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         return Image.open(io.BytesIO(data))
-    except Exception as error:
-        reason = "cannot identify" if "identify" in str(error) else str(error)
-        if reason == "cannot identify":
-            reason = f"{len(data)} bytes of no known image format"
-        raise Broken(reason) from error
+    except UnidentifiedImageError as error:
+        raise Broken(f"{len(data)} bytes of no known image format") from error
+    except Exception as error:  # Pillow's plugins raise what they like
+        raise Broken(f"{type(error).__name__}: {error}") from error

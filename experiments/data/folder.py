@@ -67,7 +67,7 @@ def open_folder(root: Path, split: str) -> Files:
     layout = _layout(root)
     names = sorted({f.name for folder in layout.values() for f in _folders(folder)})
     number = {name: i for i, name in enumerate(names)}
-    wanted = split.split("[")[0].strip()
+    wanted, bracket, rest = split.strip().partition("[")
     folder = layout.get(wanted)
     if folder is None:
         raise Refused(
@@ -89,8 +89,9 @@ def open_folder(root: Path, split: str) -> Files:
     encoded = [(os.fsencode(path), label) for path, label in found]
     encoded.sort(key=lambda f: (hashlib.blake2b(f[0], digest_size=8).digest(), f[0]))
     try:
-        instruction: Any = tfds.core.ReadInstruction.from_spec(split)
-        parts = instruction.to_absolute({wanted: _Count(len(encoded))})
+        # By a name of its own, for TFDS takes 'all' for the sum of the splits.
+        instruction: Any = tfds.core.ReadInstruction.from_spec(f"it{bracket}{rest}")
+        parts = instruction.to_absolute({"it": _Count(len(encoded))})
     except ValueError as error:
         reason = str(error).splitlines()[0]
         raise Refused(f"The split {split!r} is not to be had: {reason}") from error

@@ -38,8 +38,8 @@ def make_batches(
     check_images(images)
     if batch < 1 or batch % shard.processes:
         raise Refused(
-            f"--batch is {batch}, expected a positive multiple of the "
-            f"{shard.processes} processes."
+            f"--batch is {batch}, expected a positive multiple of the number of "
+            f"processes, {shard.processes}."
         )
     if not 0 <= shard.process < shard.processes:
         raise Refused(f"process {shard.process} of {shard.processes}: counted from 0.")

@@ -8,13 +8,12 @@ goes on from it.
 
 import functools
 import logging
+import math
 import random
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import grain
 import numpy as np
-from absl import flags
 
 from experiments.config import Refused
 from experiments.data.decode import Broken
@@ -78,7 +77,7 @@ class Plan:
     def __call__(self, step: int) -> dict[str, Any]:
         """Reads and transforms the photographs of a step."""
         epoch, indices = self.indices(step)
-        images = np.zeros((len(indices), self.crop, self.crop, 3), np.uint8)
+        images = _aligned_zeros((len(indices), self.crop, self.crop, 3))
         labels = np.zeros(len(indices), np.int32)
         valid = np.zeros(len(indices), bool)
         broken = []
@@ -127,7 +126,7 @@ class Batches:
         """
         self._plan = plan
         self._workers = workers
-        self._options = grain.ReadOptions(threads, max(threads, ahead))
+        self._threads = threads
         self._ahead = ahead
         self._max_broken = max_broken
         self._step = 0
@@ -172,9 +171,13 @@ class Batches:
         self._reader = None
 
     def _dataset(self) -> Any:
+        import grain
+        from absl import flags
+
         steps = self._plan.steps() if self._plan.seed is None else _ENDLESS
         batches = grain.MapDataset.range(min(self._step, steps), steps).map(self._plan)
-        dataset = batches.to_iter_dataset(self._options)
+        buffer = max(self._threads, self._ahead)
+        dataset = batches.to_iter_dataset(grain.ReadOptions(self._threads, buffer))
         if not self._workers:
             return dataset
         if not flags.FLAGS.is_parsed():  # Grain's, which nobody gave
@@ -195,6 +198,14 @@ class Batches:
                     f"{len(self.broken)} images are broken, more than --max-broken "
                     f"{self._max_broken}; the last is {name}: {reason}"
                 )
+
+
+def _aligned_zeros(shape: tuple[int, ...]) -> np.ndarray:
+    """Makes a uint8 array at a multiple of 64 bytes: JAX on a CPU need not copy it."""
+    count = math.prod(shape)
+    room = np.zeros(count + 63, np.uint8)
+    begin = -room.ctypes.data % 64
+    return room[begin : begin + count].reshape(shape)
 
 
 @functools.lru_cache(maxsize=2)

@@ -36,7 +36,7 @@ class Images:
     threads: int | None = None
     #: Batches that lie ready on the device.
     prefetch: int = 2
-    #: Broken images that are left out, each with a warning, before the run stops.
+    #: Broken images that each process leaves out, with a warning, before it stops.
     max_broken: int = 20
 
 
@@ -51,17 +51,12 @@ def check_images(images: Images) -> None:
     Raises:
       Refused: naming the flag, its value and what was expected.
     """
-    side = crop_side(images)
+    side, threads = crop_side(images), images.threads
     rules = (
         ("resize", images.resize, images.resize >= 1, "1 or more"),
         ("crop", side, 1 <= side <= images.resize, f"1 to {images.resize} (--resize)"),
         ("workers", images.workers, images.workers >= 0, "0 or more"),
-        (
-            "threads",
-            images.threads,
-            images.threads is None or images.threads >= 1,
-            "1 or more",
-        ),
+        ("threads", threads, threads is None or threads >= 1, "1 or more"),
         ("prefetch", images.prefetch, images.prefetch >= 1, "1 or more"),
         ("max-broken", images.max_broken, images.max_broken >= 0, "0 or more"),
     )
