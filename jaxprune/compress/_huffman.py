@@ -189,7 +189,7 @@ def _walk(
     hops = [jump]
     for _ in range(DOUBLINGS):
         hops.append(hops[-1].take(hops[-1], mode="clip"))
-    leap = memoryview(hops[-1])
+    leap = hops[-1].data
     begins, here = [], at - base
     while here < span:
         begins.append(here)
