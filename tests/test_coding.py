@@ -147,7 +147,8 @@ def test_best_bits_beats_all_others():
         return huffman.coded_bits(counts) + 5 * counts.size
 
     best = index.best_bits(gaps, lambda c: huffman.coded_bits(c) + 5 * c.size)
-    assert best == min(range(1, 12), key=coded)
+    least = min(coded(bits) for bits in range(1, 12))
+    assert coded(best) <= (1 + index.LEEWAY) * least
 
 
 def test_a_position_beyond_the_mask_is_refused():
