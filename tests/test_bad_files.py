@@ -106,6 +106,11 @@ def with_rows(whole, change):
     return joined(zlib.compress(json.dumps(rows).encode()), leaves)
 
 
+def crc_of(row, data):
+    text = json.dumps(row, separators=(",", ":"), ensure_ascii=False)
+    return zlib.crc32(data, zlib.crc32(text.encode()))
+
+
 LIES = [
     lambda rows: 7,
     lambda rows: [1],
@@ -130,6 +135,10 @@ LIES = [
     lambda rows: rows[0].update(parts={"gaps": -1}),
     lambda rows: rows[0].update(alive=10**9),
     lambda rows: rows[0].update(alive=rows[0]["alive"] + 1),
+    lambda rows: rows[0].update(alive=rows[0]["alive"] - 1),
+    lambda rows: rows[0].update(shape=[10, 12]),
+    lambda rows: rows[1].update(name="other"),
+    lambda rows: rows[1].update(dtype="int32"),
     lambda rows: rows[0].update(alive=True),
     lambda rows: rows[0].update(fillers=10**9),
     lambda rows: rows[0].update(fillers=rows[0]["fillers"] + 1),
@@ -220,7 +229,8 @@ def check_leaves(whole, folder, edits):
         at = 0
         for row in rows:
             size = sum(row["parts"].values())
-            row["crc"] = zlib.crc32(leaves[at : at + size])
+            row.pop("crc")
+            row["crc"] = crc_of(row, leaves[at : at + size])
             at += size
 
     data = with_rows(whole, change)[: -len(leaves)] + leaves
@@ -231,13 +241,22 @@ def check_leaves(whole, folder, edits):
         assert not params["a"]["kernel"][~mask["a"]["kernel"]].any()
 
 
-NUMBERS = st.one_of(st.integers(-2, 200), st.integers(0, 2**40), st.none(), st.text())
+NUMBERS = st.one_of(
+    st.integers(-2, 200),
+    st.integers(0, 2**40),
+    st.none(),
+    st.text(),
+    st.booleans(),
+    st.lists(st.integers(-1, 40), max_size=5),
+)
 
 
 def check_rows(whole, folder, which, field, value):
-    """Lets a row of the table say something else."""
+    """Lets a row of the table say something else, with its checksum made right too."""
+    _, table, leaves = split(whole)
+    before = json.loads(zlib.decompress(table[:-4]))
 
-    def change(rows):
+    def change(rows, honest=False):
         row = rows[which % len(rows)]
         if field == "parts":
             names = list(row["parts"])
@@ -246,11 +265,23 @@ def check_rows(whole, folder, which, field, value):
             row["shape"] = [value, *row["shape"][1:]]
         else:
             row[field] = value
+        if honest and field != "crc":
+            at = [0, *np.cumsum([sum(r["parts"].values()) for r in before])]
+            row.pop("crc")
+            here = which % len(rows)
+            row["crc"] = crc_of(row, leaves[at[here] : at[here + 1]])
 
-    loaded(folder, with_rows(whole, change))
+    loaded(folder, with_rows(whole, lambda rows: change(rows, True)))
+    changed = json.loads(json.dumps(before))
+    change(changed)
+    if changed != before:
+        assert loaded(folder, with_rows(whole, change)) is None
 
 
-FIELDS = ["shape", "parts", "alive", "fillers", "gap_bits", "clusters", "name", "crc"]
+FIELDS = [
+    *("shape", "parts", "alive", "fillers", "gap_bits", "clusters", "name", "crc"),
+    *("turned", "lags", "beside", "dtype", "coder"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -130,7 +130,7 @@ def test_shared_weights_come_back_and_are_as_small_as_they_say(tmp_path):
     assert np.unique(np.asarray(codes["w"])).size == 17
     layer = compress.sizes(tmp_path / "net").layers[0]
     assert (layer.weights, layer.alive, layer.clusters) == (8000, 800, 16)
-    assert layer.codebook_bytes == 16 * 4
+    assert 0.5 * 64 < layer.codebook_bytes < 64
     # Four bits a weight, and the entropy of a mask of a tenth, 0.469 bits of each.
     assert 0.8 * 4 < layer.code_bits < 1.1 * 4
     assert 0.98 * 4.69 < layer.index_bits < 1.05 * 4.69
@@ -173,7 +173,9 @@ def test_any_reader_of_safetensors_opens_it(tmp_path):
     at = 0
     for row in rows:
         size = sum(row["parts"].values())
-        assert zlib.crc32(leaves[at : at + size]) == row["crc"]
+        crc = row.pop("crc")
+        about = json.dumps(row, separators=(",", ":")).encode()
+        assert zlib.crc32(leaves[at : at + size], zlib.crc32(about)) == crc
         at += size
     assert at == len(leaves)
 

@@ -11,16 +11,23 @@ layout, `{"jaxprune": "1"}`, and it has two tensors of bytes:
   made of is told in `parts` of its row: names and bytes, in their order.
 
 A row of the table has `name`, the path of the leaf joined by "/"; `dtype` and `shape`;
-`parts`; and `crc`, the CRC-32 of the leaf's bytes. A leaf with a mask also has `alive`,
-its number of live weights; `gap_bits`, `fillers` and `coder` of their positions; and
-`clusters`, the number of their distinct values, 0 if they are not shared. The parts:
+`parts`; and `crc`, the CRC-32 of the row as it is without `crc`, in JSON without
+blanks, and of the leaf's bytes. A leaf with a mask also has `alive`, its number of live
+weights; `clusters`, the number of their distinct values, 0 if they are not shared;
+`coder`; and `gap_bits` and `fillers`, or `turned` and `lags`, of their positions. The
+parts:
 
 - `values`: numbers, little-endian: of the whole array if there is no mask, of the live
   weights alone if there is one and they are not shared.
 - `gaps`: for each live weight in C order, how many dead ones come before it, with
-  fillers where these are more than `gap_bits` can tell (`_index.py`).
-- `codebook`: the distinct live values, ascending.
-- `codes`: which of them each live weight has.
+  fillers where these are more than `gap_bits` can tell (`_index.py`); or
+- `map`: whether each weight is alive, row by row, the rows being those of the array
+  whose leading axes are made one, or its columns, if it is `turned`; `lags` are the
+  rows from a weight to its neighbours (`_map.py`).
+- `codebook`: the distinct live values, ascending: by the range coder as steps
+  (`_codebook.py`) where these take less, else as they are.
+- `codes`: which of them each live weight has, in C order; if the row has `beside`, each
+  judged by the weights so many rows before (`_beside.py`).
 - `gap book`, `code book`: lengths of Huffman codes, five bits each (`_huffman.py`); the
   range coder needs none (`_range.py`).
 """
@@ -68,12 +75,7 @@ class Contents(NamedTuple):
 
 def compose(leaves: Sequence[tuple[str, Leaf, list[bytes]]]) -> Iterable[bytes]:
     """Gives the bytes of a file, part by part."""
-    rows = []
-    for name, leaf, parts in leaves:
-        crc = 0
-        for part in parts:
-            crc = zlib.crc32(part, crc)
-        rows.append(_table.make_row(name, leaf, crc))
+    rows = [_table.make_row(name, leaf, parts) for name, leaf, parts in leaves]
     table = _table.deflate(rows)
     total = sum(len(part) for _, _, parts in leaves for part in parts)
     header = _header(VERSION, len(table) + 4, total)
@@ -142,7 +144,7 @@ def read_leaf(file: BinaryIO, row: Row) -> bytes:
     """
     file.seek(row.start)
     data = file.read(row.size)
-    if len(data) != row.size or zlib.crc32(data) != row.crc:
+    if len(data) != row.size or zlib.crc32(data, row.about) != row.crc:
         raise CorruptError("the checksum of its bytes is wrong")
     return data
 

@@ -2,18 +2,18 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Shaped, UInt
 
-from jaxprune.compress import _index, _streams
+from jaxprune.compress import _beside, _codebook, _index, _positions, _streams
 from jaxprune.compress._huffman import CorruptError
+from jaxprune.compress._positions import Positions
 from jaxprune.compress._streams import Coder
 
 
-MOST_CLUSTERS = 1 << 16
-PARTS = ("values", "gap book", "gaps", "codebook", "code book", "codes")
+PARTS = ("values", "gap book", "gaps", "map", "codebook", "code book", "codes")
 
 
 class Leaf(NamedTuple):
@@ -23,21 +23,21 @@ class Leaf(NamedTuple):
       shape: of the array.
       dtype: of the array.
       parts: bytes of each part, in the order in which they lie.
-      alive: live weights; `None` where there is no mask.
-      fillers: symbols of position that stand for no weight.
-      gap_bits: bits of a gap.
+      positions: of live weights; `None` where there is no mask.
+      alive: live weights.
       clusters: distinct live values; 0 where they are stored as they are.
-      coder: that of the gaps and codes.
+      coder: that of positions and codes.
+      beside: rows to the weights by which a code is judged, if it is.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype
     parts: Mapping[str, int]
-    alive: int | None = None
-    fillers: int = 0
-    gap_bits: int = 0
+    positions: Positions | None = None
+    alive: int = 0
     clusters: int = 0
     coder: Coder = "range"
+    beside: tuple[int, ...] = ()
 
 
 def encode_leaf(
@@ -51,27 +51,26 @@ def encode_leaf(
     if m is None:
         parts = {"values": _bytes(p)}
         return _describe(p, parts), list(parts.values())
-    alive, flat = m.reshape(-1), p.reshape(-1)
-    gaps = _index.find_gaps(alive)
-    bits = _index.best_bits(gaps, lambda counts: _streams.price(counts, coder))
-    symbols = _index.to_symbols(gaps, bits)
-    fillers = symbols.size - gaps.size
-    del gaps
-    parts: dict[str, bytes] = {}
-    parts["gap book"], parts["gaps"] = _streams.pack(symbols, 1 << bits, coder)
-    del symbols
-    live = flat[alive]
-    found = _codebook(live)
+    positions, parts = _positions.encode(m, coder)
+    live, clusters, beside = p[m], 0, ()
+    found = _codebook.split(live)
     if found is None:
-        clusters, parts["values"] = 0, _bytes(live)
+        parts["values"] = _bytes(live)
     else:
-        centroids, codes = found
-        clusters, parts["codebook"] = centroids.size, _bytes(centroids)
-        packed = _streams.pack(codes, clusters, coder)
-        parts["code book"], parts["codes"] = packed
-    leaf = _describe(p, parts)._replace(
-        alive=live.size, fillers=fillers, gap_bits=bits, clusters=clusters, coder=coder
-    )
+        distinct, codes = found
+        clusters = distinct.size
+        values = _codebook.from_ordered(distinct, p.dtype)
+        parts["codebook"] = _bytes(values)
+        if coder == "range":
+            parts["codebook"] = min(_codebook.encode(distinct), _bytes(values), key=len)
+        parts["code book"], parts["codes"] = _streams.pack(codes, clusters, coder)
+        for lags in _beside_lags(m, clusters, coder):
+            zero = _zero(values)
+            data = _beside.encode(codes, _positions.rows(m), lags, clusters, zero)
+            if len(data) < len(parts["codes"]):
+                parts["codes"], beside = data, lags
+    leaf = _describe(p, parts)
+    leaf = Leaf(*leaf[:3], positions, live.size, clusters, coder, beside)
     return leaf, [parts[name] for name in leaf.parts]
 
 
@@ -83,86 +82,67 @@ def decode_leaf(
     Raises:
       CorruptError: if `encode_leaf` writes no such bytes.
     """
-    parts, size = _split(leaf, data), math.prod(leaf.shape)
-    if leaf.alive is None:
-        return _values(parts["values"], leaf.dtype, size).reshape(leaf.shape), None
-    if leaf.alive + leaf.fillers * (2**leaf.gap_bits - 1) > size:
-        raise CorruptError(
-            f"it has {leaf.alive:,} live weights and {leaf.fillers:,} fillers, too "
-            f"many for its shape {leaf.shape}"
-        )
-    alive = np.zeros(size, np.bool_)
-    symbols = _streams.unpack(
-        parts["gap book"],
-        parts["gaps"],
-        leaf.alive + leaf.fillers,
-        1 << leaf.gap_bits,
-        leaf.coder,
-    )
-    try:
-        count = _index.to_mask(symbols, leaf.gap_bits, alive)
-    except IndexError as error:
-        raise CorruptError(str(error)) from error
-    if count != leaf.alive:
-        raise CorruptError(f"it has {count:,} live weights, expected {leaf.alive:,}")
-    array = np.zeros(size, leaf.dtype)
-    for where, values in _live(leaf, parts, alive):
+    parts = _split(leaf, data)
+    if leaf.positions is None:
+        values = _values(parts["values"], leaf.dtype, math.prod(leaf.shape))
+        return values.reshape(leaf.shape), None
+    alive = _positions.decode(leaf.positions, parts, leaf.alive, leaf.shape, leaf.coder)
+    array = np.zeros(alive.size, leaf.dtype)
+    for where, values in _live(leaf, parts, alive.reshape(-1)):
         array[where] = values
-    return array.reshape(leaf.shape), alive.reshape(leaf.shape)
+    return array.reshape(leaf.shape), alive
 
 
 def _live(leaf: Leaf, parts: Mapping[str, bytes], alive: np.ndarray) -> Iterator[Any]:
     """Gives positions and values, some thousands at a time."""
-    count, done = cast(int, leaf.alive), 0
-    if not leaf.clusters:
-        held, centroids = _values(parts["values"], leaf.dtype, count), None
+    done, centroids = 0, None
+    if leaf.clusters:
+        centroids = _centroids(leaf, parts["codebook"])
+        held = _codes(leaf, parts, alive, centroids)
     else:
-        centroids = _values(parts["codebook"], leaf.dtype, leaf.clusters)
-        held = np.empty(count, np.uint8 if leaf.clusters <= 256 else np.uint16)
-        at = 0
-        for codes in _streams.unpack(
-            parts["code book"], parts["codes"], count, leaf.clusters, leaf.coder
-        ):
-            held[at : at + codes.size] = codes
-            at += codes.size
+        held = _values(parts["values"], leaf.dtype, leaf.alive)
     for where in _index.live_slices(alive):
         some = held[done : done + where.size]
         yield where, some if centroids is None else centroids[some]
         done += where.size
 
 
-def _codebook(
-    live: Shaped[np.ndarray, " alive"],
-) -> tuple[Shaped[np.ndarray, " clusters"], UInt[np.ndarray, " alive"]] | None:
-    """Finds the distinct values in ascending order; `None` if they are not shared."""
-    width = live.dtype.itemsize
-    if width > 8 or live.size < 2:
-        return None
-    bits = live.view(f"u{width}")
-    if live.dtype.kind != "u":
-        # Integers that order like the values, by which equal bits are told, so that -0
-        # stays what it is.
-        top = bits.dtype.type(1 << (8 * width - 1))
-        negative = bits >= top
-        flip = ~bits if live.dtype.kind in "fV" else bits ^ top
-        bits = np.where(negative, flip, bits | top)
-    distinct = _distinct(bits)
-    if distinct is None:
-        return None
-    first = np.empty(distinct.size, np.int64)
-    codes = np.searchsorted(distinct, bits).astype(np.uint16)
-    first[codes] = np.arange(codes.size)
-    return live[first], codes
+def _centroids(leaf: Leaf, data: bytes) -> np.ndarray:
+    if leaf.coder == "range" and len(data) < leaf.clusters * leaf.dtype.itemsize:
+        return _codebook.decode(data, leaf.clusters, leaf.dtype)
+    return _values(data, leaf.dtype, leaf.clusters)
 
 
-def _distinct(bits: UInt[np.ndarray, " n"]) -> UInt[np.ndarray, " clusters"] | None:
-    """Finds the distinct values, in parts so that millions unshared end soon."""
-    found = bits[:0]
-    for start in range(0, bits.size, _index.CHUNK):
-        found = np.union1d(found, bits[start : start + _index.CHUNK])
-        if found.size > min(MOST_CLUSTERS, bits.size // 2):
-            return None
-    return found
+def _codes(
+    leaf: Leaf, parts: Mapping[str, bytes], alive: np.ndarray, centroids: np.ndarray
+) -> UInt[np.ndarray, " alive"]:
+    if leaf.beside:
+        rows, zero = alive.reshape(-1, leaf.shape[-1]), _zero(centroids)
+        return _beside.decode(parts["codes"], rows, leaf.beside, leaf.clusters, zero)
+    codes = np.empty(leaf.alive, np.uint8 if leaf.clusters <= 256 else np.uint16)
+    at = 0
+    for part in _streams.unpack(
+        parts["code book"], parts["codes"], leaf.alive, leaf.clusters, leaf.coder
+    ):
+        codes[at : at + part.size] = part
+        at += part.size
+    return codes
+
+
+def _beside_lags(
+    m: Bool[np.ndarray, "..."], clusters: int, coder: Coder
+) -> list[tuple[int, ...]]:
+    """Gives the neighbours that are tried."""
+    if coder != "range" or not 2 <= clusters <= _beside.MOST:
+        return []
+    return [lags for lags in _positions.lags_of(m) if lags]
+
+
+def _zero(centroids: np.ndarray) -> int:
+    """Counts the centroids below zero."""
+    ordered = _codebook.to_ordered(centroids)
+    zero = _codebook.to_ordered(np.zeros(1, centroids.dtype))
+    return int(np.searchsorted(ordered, zero[0]))
 
 
 def _describe(p: np.ndarray, parts: Mapping[str, bytes]) -> Leaf:

@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt
+from jaxtyping import Float, Int, UInt
 
 from jaxprune.compress._huffman import CorruptError
 
 
 FIRST_BLOCK = 32  # symbols
 LARGEST_BLOCK = 1 << 17
-TRUST = 4  # symbols that the guess from neighbours weighs as, for each of the alphabet
+TRUST = 4.0  # symbols that the guess from neighbours weighs as, for each possible one
 RARE = 0.02  # symbols: what nobody has seen has a chance, too
 
 
@@ -40,19 +40,33 @@ def finish(encoder: Any) -> bytes:
     return encoder.get_compressed().astype("<u4").tobytes()
 
 
-def encode(encoder: Any, symbols: UInt[np.ndarray, " n"], alphabet: int) -> None:
+def check_finished(decoder: Any) -> None:
+    """Checks that a decoder has come to the end of its data.
+
+    Raises:
+      CorruptError: if there are symbols left.
+    """
+    if not decoder.maybe_exhausted():
+        raise CorruptError("its range code goes on after its last symbol")
+
+
+def encode(
+    encoder: Any, symbols: UInt[np.ndarray, " n"], alphabet: int, trust: float = TRUST
+) -> None:
     """Codes symbols below `alphabet`. One that has no choice takes no bits."""
     if alphabet < 2:
         return
     counts, done = np.zeros(alphabet, np.int64), 0
     for size in _blocks(symbols.size):
         block = symbols[done : done + size]
-        encoder.encode(block.astype(np.int32), _model(counts))
+        encoder.encode(block.astype(np.int32), _model(counts, trust))
         counts += np.bincount(block, minlength=alphabet)
         done += size
 
 
-def decode(decoder: Any, n: int, alphabet: int) -> Iterator[UInt[np.ndarray, " part"]]:
+def decode(
+    decoder: Any, n: int, alphabet: int, trust: float = TRUST
+) -> Iterator[UInt[np.ndarray, " part"]]:
     """Reads `n` symbols, block by block.
 
     Raises:
@@ -63,15 +77,26 @@ def decode(decoder: Any, n: int, alphabet: int) -> Iterator[UInt[np.ndarray, " p
         if alphabet < 2:
             yield np.zeros(size, np.uint16)
             continue
-        try:
-            block = decoder.decode(_model(counts), size)
-        except AssertionError as error:
-            raise CorruptError("its range code is invalid") from error
+        block = decode_block(decoder, _model(counts, trust), size)
         counts += np.bincount(block, minlength=alphabet)
         yield block.astype(np.uint16)
 
-    if alphabet > 1 and not decoder.maybe_exhausted():
-        raise CorruptError("its range code goes on after its last symbol")
+
+def decode_block(decoder: Any, model: Any, *of_each: Any) -> Int[np.ndarray, " n"]:
+    """Reads symbols by a model of constriction.
+
+    Raises:
+      CorruptError: if no encoder writes such data.
+    """
+    try:
+        return decoder.decode(model, *of_each)
+    except AssertionError as error:
+        raise CorruptError("its range code is invalid") from error
+
+
+def models() -> Any:
+    """Gives constriction's module of models."""
+    return _constriction().stream.model
 
 
 def _blocks(n: int) -> Iterator[int]:
@@ -82,16 +107,22 @@ def _blocks(n: int) -> Iterator[int]:
         done += size
 
 
-def _model(counts: Int[np.ndarray, " alphabet"]) -> Any:
+def chances(
+    counts: Int[np.ndarray, " alphabet"], trust: float
+) -> Float[np.ndarray, " alphabet"]:
+    """Judges symbols by how often they and their neighbours came, in symbols."""
     n = counts.size
     radius = max(1, n // 8)
     below = np.concatenate([[0], np.cumsum(counts)])
     high = np.minimum(np.arange(n) + radius + 1, n)
     low = np.maximum(np.arange(n) - radius, 0)
-    near = (below[high] - below[low]) / (high - low) + TRUST / n
+    near = (below[high] - below[low]) / (high - low) + trust / n
     # A cumulative sum is taken in order; numpy's sum is not, on every machine.
-    chance = counts + near * (TRUST * n / np.cumsum(near)[-1]) + RARE
-    return _constriction().stream.model.Categorical(chance, perfect=False)
+    return counts + near * (trust * n / np.cumsum(near)[-1]) + RARE
+
+
+def _model(counts: Int[np.ndarray, " alphabet"], trust: float) -> Any:
+    return models().Categorical(chances(counts, trust), perfect=False)
 
 
 def _constriction() -> Any:

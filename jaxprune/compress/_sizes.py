@@ -19,7 +19,8 @@ class LayerSize(NamedTuple):
       weights: size of the array.
       alive: live weights; all of them where there is no mask.
       clusters: distinct values in the codebook, 0 if there is none.
-      gap_bits: bits of a gap before they are coded, 0 where there are no gaps.
+      gap_bits: bits of a gap before they are coded; 0 where positions are coded as a
+        map, or there is no mask.
       fillers: gaps that lead to no weight.
       dense_bytes: taken by the array as it is.
       code_bytes: taken by the codes of live weights.
@@ -101,13 +102,13 @@ def _layer(row: Row) -> LayerSize:
     return LayerSize(
         path=row.name,
         weights=weights,
-        alive=weights if leaf.alive is None else leaf.alive,
+        alive=leaf.alive if leaf.positions else weights,
         clusters=leaf.clusters,
-        gap_bits=leaf.gap_bits,
-        fillers=leaf.fillers,
+        gap_bits=leaf.positions.gap_bits if leaf.positions else 0,
+        fillers=leaf.positions.fillers if leaf.positions else 0,
         dense_bytes=weights * leaf.dtype.itemsize,
         code_bytes=part("codes"),
-        index_bytes=part("gaps"),
+        index_bytes=part("gaps", "map"),
         codebook_bytes=part("codebook"),
         book_bytes=part("gap book", "code book"),
         value_bytes=part("values"),

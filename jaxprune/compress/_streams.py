@@ -42,9 +42,15 @@ def unpack(
     if coder == "range":
         if book:
             raise CorruptError("it has a code book, which the range coder has not")
-        return _range.decode(_range.new_decoder(code), n, alphabet)
+        return _unpack_range(code, n, alphabet)
     lengths = _unpack_lengths(book, alphabet)
     return _huffman.decode(np.frombuffer(code, np.uint8), lengths, n)
+
+
+def _unpack_range(code: bytes, n: int, alphabet: int) -> Iterator[np.ndarray]:
+    decoder = _range.new_decoder(code)
+    yield from _range.decode(decoder, n, alphabet)
+    _range.check_finished(decoder)
 
 
 def price(counts: Int[np.ndarray, " symbols"], coder: Coder) -> float:
@@ -54,8 +60,9 @@ def price(counts: Int[np.ndarray, " symbols"], coder: Coder) -> float:
     seen = counts[counts > 0].astype(np.float64)
     if seen.size < 2:
         return 0.0
-    # What is not known beforehand of a frequency costs half a logarithm of the number.
-    learning = 0.5 * seen.size * np.log2(seen.sum())
+    # What is not known beforehand of a frequency costs half a logarithm of the number,
+    # and a guess for symbols that do not come is worse the more there are of them.
+    learning = 0.5 * seen.size * np.log2(seen.sum()) + _range.TRUST * counts.size
     return float(-np.sum(seen * np.log2(seen / seen.sum())) + learning)
 
 

@@ -9,8 +9,11 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprune.compress._codebook import MOST
 from jaxprune.compress._huffman import CorruptError
+from jaxprune.compress._index import MAX_BITS
 from jaxprune.compress._leaf import PARTS, Leaf
+from jaxprune.compress._positions import LARGEST_MAP, MOST_LAGS, Positions
 
 
 LARGEST = 1 << 26  # bytes, when inflated
@@ -30,13 +33,15 @@ class Row(NamedTuple):
     Attributes:
       name: its path.
       leaf: what is needed to decode it.
-      crc: of its bytes.
+      about: CRC-32 of the row without `crc`.
+      crc: the CRC-32 that its bytes carry on to.
       start: its first byte in the file.
       size: its bytes.
     """
 
     name: str
     leaf: Leaf
+    about: int
     crc: int
     start: int
     size: int
@@ -50,8 +55,7 @@ def check_dtype(name: str, dtype: np.dtype) -> None:
 
 def deflate(rows: list[dict[str, Any]]) -> bytes:
     """Writes rows."""
-    text = json.dumps(rows, separators=(",", ":"), ensure_ascii=False)
-    return zlib.compress(text.encode(), 9)
+    return zlib.compress(_json(rows), 9)
 
 
 def inflate(packed: bytes) -> Any:
@@ -70,20 +74,34 @@ def inflate(packed: bytes) -> Any:
         raise CorruptError(f"its table cannot be read: {error}") from error
 
 
-def make_row(name: str, leaf: Leaf, crc: int) -> dict[str, Any]:
-    """Tells what has to be known of a leaf, and the CRC-32 of its bytes."""
+def make_row(name: str, leaf: Leaf, parts: Iterable[bytes]) -> dict[str, Any]:
+    """Tells what has to be known of a leaf, and the CRC-32 of that and its bytes."""
     row: dict[str, Any] = {
         "name": name,
         "dtype": leaf.dtype.name,
         "shape": leaf.shape,
         "parts": leaf.parts,
     }
-    if leaf.alive is not None:
-        row |= {
-            field: getattr(leaf, field)
-            for field in ("alive", "fillers", "gap_bits", "clusters", "coder")
-        }
+    if leaf.positions is not None:
+        row |= {"alive": leaf.alive, "clusters": leaf.clusters, "coder": leaf.coder}
+        fields = (
+            ("gap_bits", "fillers") if leaf.positions.gap_bits else ("turned", "lags")
+        )
+        row |= {field: getattr(leaf.positions, field) for field in fields}
+        row |= {"beside": leaf.beside} if leaf.beside else {}
+    crc = _crc(row)
+    for part in parts:
+        crc = zlib.crc32(part, crc)
     return row | {"crc": crc}
+
+
+def _crc(row: dict[str, Any]) -> int:
+    return zlib.crc32(_json(row))
+
+
+def _json(value: Any) -> bytes:
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return text.encode("utf-8", "surrogatepass")
 
 
 def read_rows(table: Any, start: int) -> Iterable[Row]:
@@ -100,11 +118,12 @@ def read_rows(table: Any, start: int) -> Iterable[Row]:
         except (TypeError, KeyError) as error:
             raise CorruptError(f"row {i} of its table has no name") from error
         try:
-            leaf, crc = _leaf(row), _number(row["crc"])
+            crc = _number(row.pop("crc"))
+            leaf, about = _leaf(row), _crc(row)
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise CorruptError(f"{name}: its row of the table says {row}") from error
         size = sum(leaf.parts.values())
-        yield Row(name, leaf, crc, start, size)
+        yield Row(name, leaf, about, crc, start, size)
         start += size
 
 
@@ -116,20 +135,31 @@ def _leaf(row: dict[str, Any]) -> Leaf:
     leaf = Leaf(shape, _DTYPES[row["dtype"]], parts)
     if "alive" not in row:
         return leaf
-    if row["coder"] not in ("range", "huffman"):
+    alive, clusters = _number(row["alive"]), _number(row["clusters"])
+    if row["coder"] not in ("range", "huffman") or clusters > MOST:
         raise ValueError
-    alive, fillers, bits, clusters = (
-        _number(row[field]) for field in ("alive", "fillers", "gap_bits", "clusters")
+    if "gap_bits" in row:
+        positions = Positions(_number(row["gap_bits"]), _number(row["fillers"]))
+        if not 1 <= positions.gap_bits <= MAX_BITS:
+            raise ValueError
+    else:
+        positions = Positions(0, 0, row["turned"], _lags(row["lags"], shape))
+        if type(row["turned"]) is not bool:
+            raise ValueError
+    leaf = Leaf(shape, leaf.dtype, parts, positions, alive, clusters, row["coder"])
+    return (
+        leaf._replace(beside=_lags(row["beside"], shape)) if "beside" in row else leaf
     )
-    if not 1 <= bits <= 16 or clusters > 1 << 16:
+
+
+def _lags(value: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Reads the lags of a leaf that is small enough to have any."""
+    lags = tuple(_number(lag) for lag in value)
+    if 0 in lags or len(lags) > MOST_LAGS or sorted(set(lags)) != list(lags):
         raise ValueError
-    return leaf._replace(
-        alive=alive,
-        fillers=fillers,
-        gap_bits=bits,
-        clusters=clusters,
-        coder=row["coder"],
-    )
+    if not shape or math.prod(shape) > LARGEST_MAP:
+        raise ValueError
+    return lags
 
 
 def _number(value: Any) -> int:
