@@ -62,7 +62,7 @@ def encode_leaf(
         values = _codebook.from_ordered(distinct, p.dtype)
         parts["codebook"] = _bytes(values)
         if coder == "range":
-            parts["codebook"] = min(_codebook.encode(distinct), _bytes(values), key=len)
+            parts["codebook"] = min(_bytes(values), _codebook.encode(distinct), key=len)
         parts["code book"], parts["codes"] = _streams.pack(codes, clusters, coder)
         for lags in _beside_lags(m, clusters, coder):
             zero = _zero(values)
