@@ -110,7 +110,8 @@ def _judge(
             continue
         pattern = np.zeros((rows.size, columns), np.int64)
         for i, lag in enumerate(lags):
-            pattern |= (seen[rows - lag] & (rows >= lag)[:, None]).astype(np.int64) << i
+            beside = seen[np.maximum(rows - lag, 0)] & (rows >= lag)[:, None]
+            pattern |= beside.astype(np.int64) << i
         factor = (live + OF_COLUMN) * ONE / (expected + OF_COLUMN * ONE)
         odds = counts[rows] / (columns - counts[rows])
         odds = odds[:, None] * factor
