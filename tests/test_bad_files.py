@@ -23,13 +23,17 @@ def whole(request, tmp_path_factory):
     rng = np.random.default_rng(0)
     alive = rng.random((12, 10)) < 0.3
     values = rng.choice(np.float32([-1.5, -0.25, 0.5]), alive.shape)
+    # Columns that are dead or alike: positions as a map, codes by their neighbours.
+    columns = (rng.random(16) < 0.5) & (rng.random((40, 16)) < 0.9)
+    steps = np.float32(np.tile(rng.integers(1, 9, 16), (40, 1)))
     params = {
         "a": {"kernel": np.where(alive, values, np.float32(0))},
+        "b": np.where(columns, steps, np.float32(0)),
         "bias": np.arange(4, dtype=np.float32),
         "raw": np.where(alive, rng.normal(size=alive.shape), 0),
     }
     path = tmp_path_factory.mktemp("whole") / "net"
-    mask = {"a": {"kernel": alive}, "bias": None, "raw": alive}
+    mask = {"a": {"kernel": alive}, "b": columns, "bias": None, "raw": alive}
     compress.save(path, params, mask, coder=request.param)
     return path.read_bytes()
 
@@ -137,8 +141,8 @@ LIES = [
     lambda rows: rows[0].update(alive=rows[0]["alive"] + 1),
     lambda rows: rows[0].update(alive=rows[0]["alive"] - 1),
     lambda rows: rows[0].update(shape=[10, 12]),
-    lambda rows: rows[1].update(name="other"),
-    lambda rows: rows[1].update(dtype="int32"),
+    lambda rows: rows[2].update(name="other"),
+    lambda rows: rows[2].update(dtype="int32"),
     lambda rows: rows[0].update(alive=True),
     lambda rows: rows[0].update(fillers=10**9),
     lambda rows: rows[0].update(fillers=rows[0]["fillers"] + 1),
@@ -151,8 +155,8 @@ LIES = [
     lambda rows: rows[0].pop("coder") and None,
     lambda rows: rows[0].pop("dtype") and None,
     lambda rows: rows[0].update(crc=-1),
-    lambda rows: rows[1].update(shape=[10**9]),
-    lambda rows: rows[1].update(shape=[]),
+    lambda rows: rows[2].update(shape=[10**9]),
+    lambda rows: rows[2].update(shape=[]),
 ]
 
 
@@ -164,6 +168,14 @@ def test_a_table_that_lies_is_refused(whole, refused, lie):
     tracemalloc.stop()
     # Pages of zeros are not memory until they are written.
     assert peak < 2**23
+
+
+def test_the_file_has_all_kinds_of_parts(whole):
+    rows = json.loads(zlib.decompress(split(whole)[1][:-4]))
+    by_range = rows[0]["coder"] == "range"
+    assert ("map" in rows[1]["parts"]) == ("beside" in rows[1]) == by_range
+    assert "gaps" in rows[0]["parts"]
+    assert "values" in rows[3]["parts"]
 
 
 def test_a_table_that_says_the_truth_is_read(whole, tmp_path):
