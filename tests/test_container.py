@@ -49,7 +49,7 @@ def small():
 
 def saved(path, coder="range", params_and_mask=None):
     params, mask = params_and_mask or small()
-    compress.save(path, params, mask, coder=coder)
+    jaxprune.save(path, params, mask, coder=coder)
     return path.read_bytes()
 
 
@@ -68,7 +68,7 @@ def none_where_missing(mask):
 def test_params_and_mask_come_back(tmp_path, coder):
     params, mask = small()
     saved(tmp_path / "net", coder)
-    found, found_mask = compress.load(tmp_path / "net")
+    found, found_mask = jaxprune.load(tmp_path / "net")
     assert_same_bits(found, params)
     assert_same_bits(found_mask, mask)
     assert none_where_missing(found_mask) == none_where_missing(mask)
