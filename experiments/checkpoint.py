@@ -3,13 +3,13 @@
 import contextlib
 import logging
 import warnings
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-import numpy as np
+import jax.numpy as jnp
+from jax import lax
 from orbax.checkpoint import v1 as ocp
 
 from experiments.config import Refused, difference
@@ -17,7 +17,7 @@ from experiments.config import Refused, difference
 
 State = TypeVar("State")
 
-FORMAT = "jaxprune experiment 1"
+FORMAT = "jaxprune experiment 2"
 
 
 class Checkpoints:
@@ -42,6 +42,7 @@ class Checkpoints:
             )
         keep: Any = ocp.training.preservation_policies.LatestN(2)
         self._folder = folder
+        self._begun: int | None = None
         self._settings = settings
         with _quiet():
             self._orbax = ocp.training.Checkpointer(
@@ -51,20 +52,35 @@ class Checkpoints:
             )
 
     def latest(self) -> int | None:
-        """Gives the step of the last complete checkpoint; `None` if there is none."""
+        """Gives the step of the last checkpoint, which may still be being written.
+
+        `None` if there is none.
+        """
+        if self._begun is not None:
+            return self._begun
         last = self._orbax.latest
         return None if last is None else last.step
 
     def save(self, step: int, state: Any) -> None:
-        """Writes the checkpoint of `step`, and returns when it is on disk."""
-        if self.latest() == step:
+        """Begins to write the checkpoint of `step`, when the one before is on disk.
+
+        Returns when `state` is copied and may change. In a run of several processes
+        each calls it, and writes what it has.
+        """
+        if step == self.latest():
             return
         about = {
             "format": FORMAT,
             "settings": self._settings,
             "leaves": _leaves(state),
         }
-        self._orbax.save(step, state, custom_metadata=about)
+        self.wait()
+        self._orbax.save_async(step, state, custom_metadata=about)
+        self._begun = step
+
+    def wait(self) -> None:
+        """Returns when the last checkpoint that was begun is on disk."""
+        self._orbax.wait()
 
     def load(self, step: int, like: State) -> State:
         """Reads a checkpoint into the structure, dtypes and shardings of `like`.
@@ -107,8 +123,8 @@ class Checkpoints:
                     f"{name} cannot be read, a part is missing or cut off "
                     f"({type(error).__name__}); {advice}."
                 ) from error
-        for path, (*_, crc) in _leaves(state).items():
-            if crc != stored[path][-1]:
+        for path, (*_, found) in _leaves(state).items():
+            if found != stored[path][-1]:
                 raise Refused(f"{name} is damaged in {path}; {advice}.")
         return state
 
@@ -120,12 +136,38 @@ class Checkpoints:
 def _leaves(tree: Any, checksum: bool = True) -> dict[str, list[Any]]:
     """Gives shape, dtype and, if wanted, a checksum of each array, by path."""
     rows = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    sums = jax.device_get(_checksums(tree)) if checksum else tree
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    for (path, leaf), crc in zip(leaves, jax.tree.leaves(sums), strict=True):
         row: list[Any] = [list(leaf.shape), str(leaf.dtype)]
         if checksum:
-            row.append(zlib.crc32(np.ascontiguousarray(np.asarray(leaf)).tobytes()))
+            row.append(int(crc))
         rows[jax.tree_util.keystr(path, simple=True, separator="/")] = row
     return rows
+
+
+@jax.jit
+def _checksums(tree: Any) -> Any:
+    """Sums the bits of each array, every element times an odd number of its own.
+
+    It is computed where the array lies, whichever way it is divided among devices. One
+    flipped bit always changes it, and so does an exchange of parts but by chance.
+    """
+    return jax.tree.map(_checksum, tree)
+
+
+def _checksum(x: jax.Array) -> jax.Array:
+    if x.dtype.itemsize == 1:
+        bits = x.astype(jnp.uint8)
+    else:
+        bits = lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}")
+    bits = bits.astype(jnp.uint32)
+    place = jnp.zeros(x.shape, jnp.uint32)
+    for axis, size in enumerate(x.shape):  # modulo 2^32
+        place = place * jnp.uint32(size) + lax.broadcasted_iota(
+            jnp.uint32, x.shape, axis
+        )
+    return jnp.sum(bits * (2 * place + 1), dtype=jnp.uint32)
 
 
 @contextlib.contextmanager

@@ -57,9 +57,11 @@ class Pruning:
 
     #: paper: train dense, then rounds of pruning by quality x deviation and
     #: retraining. gradual: prune while training, a cubic schedule of one sparsity for
-    #: the whole net. dense: the same loop without pruning.
-    recipe: Literal["paper", "gradual", "dense"] = "paper"
-    #: paper: rounds of pruning and retraining.
+    #: the whole net. rewind: train dense, then rounds of pruning by one threshold for
+    #: the whole net and retraining at the learning rates that dense training ended
+    #: with. dense: the same loop without pruning.
+    recipe: Literal["paper", "gradual", "rewind", "dense"] = "paper"
+    #: paper, rewind: rounds of pruning and retraining.
     rounds: int = 3
     #: paper: threshold of the last round, in standard deviations of a layer's weights:
     #: a number, or one for each layer, first match wins, as in
@@ -70,11 +72,15 @@ class Pruning:
     #: paper: deviation of the weights alive at that round, or of the dense net's,
     #: frozen when pruning begins. The paper does not say which.
     deviation: Literal["live", "dense"] = "live"
-    #: paper: epochs of each round.
+    #: paper: what is frozen while a round retrains. turns: the dense layers while the
+    #: convolutions are pruned and retrained, then the convolutions, each turn as long
+    #: as a round; none: nothing.
+    freeze: Literal["turns", "none"] = "none"
+    #: paper, rewind: epochs of each round.
     retrain_epochs: float = 10.0
     #: paper: learning rate of retraining, as a share of lr.
     retrain_lr: float = 0.1
-    #: gradual: compression wanted, counted on all parameters.
+    #: gradual, rewind: compression wanted, counted on all parameters.
     target: float = 12.5
     #: gradual: epochs in all.
     epochs: float = 40.0
@@ -82,6 +88,28 @@ class Pruning:
     ramp: tuple[float, float] = (0.1, 0.7)
     #: gradual: steps between two prunings.
     period: int = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """Which devices compute, and what lies on which."""
+
+    #: The devices as a grid: data=8,model=2 is 16 of them. Batches are divided along
+    #: data, the outputs of each layer along model. None: all devices along data.
+    mesh: str | None = None
+    #: Divide weights, moments and masks along data too: less memory, more traffic.
+    fsdp: bool = False
+    #: Parts in which a batch is computed one after the other, for less memory.
+    accumulate: int = 1
+    #: Type of the computation; weights and moments are float32.
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    #: Address of process 0, as in 10.0.0.1:8476, in a run of several processes that the
+    #: environment says nothing of. TPU pods and Slurm do: leave the three out.
+    coordinator: str | None = None
+    #: How many processes there are. The same command runs in each.
+    processes: int | None = None
+    #: Which of them this is, counted from 0.
+    process: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,33 +129,48 @@ class Run:
     overwrite: bool = False
     #: Steps between checkpoints.
     checkpoint_every: int = 2000
+    #: Minutes after which a checkpoint is written, whatever the step.
+    checkpoint_minutes: float = 15.0
     #: Steps between lines of metrics.jsonl; the only times at which values are read
     #: back from the device.
     log_every: int = 100
     #: Steps compiled into one call. On 2 CPU cores 10 or more took 6 to 10% less time a
     #: step than 1 for LeNet-300-100, and 3 to 8% less for LeNet-5.
     steps_per_call: int = 50
+    #: Write the log for TensorBoard too (needs tensorboardX).
+    tensorboard: bool = False
     #: Print the result as one line of JSON, last.
     json: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """All settings; a run folder's config.json is `as_dict` of this."""
+class Settings:
+    """The settings that all experiments share."""
 
     network: tyro.conf.Suppress[str]
-    data: Data = Data()
+    data: Any
     training: Training = Training()
     pruning: Pruning = Pruning()
     run: Run = Run()
 
 
+@dataclasses.dataclass(frozen=True)
+class Config(Settings):
+    """All settings for digits; a run folder's config.json is `as_dict` of this."""
+
+    data: Data = Data()
+
+
 # What may change between a run and its continuation: nothing that moves a weight.
 _FREE = {"data_dir", "out", "seeds", "resume", "overwrite", "checkpoint_every"}
-_FREE |= {"log_every", "json"}
+_FREE |= {"checkpoint_minutes", "log_every", "json", "tensorboard", "dry_run"}
+# Nor where it is computed: the weights then agree but for rounding. On the same devices
+# they are the same to the bit.
+_FREE |= {"mesh", "fsdp", "coordinator", "processes", "process"}
+_FREE |= {"workers", "threads", "prefetch", "max_broken"}
 
 
-def as_dict(config: Config) -> dict[str, Any]:
+def as_dict(config: Settings) -> dict[str, Any]:
     """Gives the settings as nested dicts of JSON's types."""
 
     def plain(value: Any) -> Any:
@@ -140,9 +183,9 @@ def as_dict(config: Config) -> dict[str, Any]:
     return plain(dataclasses.asdict(config))
 
 
-def decisive(config: Config | dict[str, Any]) -> dict[str, Any]:
+def decisive(config: Settings | dict[str, Any]) -> dict[str, Any]:
     """Gives the settings that decide the weights, by flag."""
-    groups = dict(as_dict(config) if isinstance(config, Config) else config)
+    groups = dict(as_dict(config) if isinstance(config, Settings) else config)
     return {"network": groups.pop("network")} | {
         "--" + name.replace("_", "-"): value
         for group in groups.values()

@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +29,9 @@ from rich.table import Table
 import jaxprune
 from experiments.config import Refused
 from experiments.data.images import make_batches
-from experiments.data.loader import Batch, Batches
 from experiments.data.settings import Images
 from experiments.data.sources import open_source
+from experiments.judge import make_accuracy
 from experiments.models import (
     ALEXNET,
     ALEXNET_TORCHVISION,
@@ -39,7 +39,6 @@ from experiments.models import (
     VGG16_CAFFE,
     VGG16_TORCHVISION,
     Network,
-    preprocess,
     weights,
 )
 
@@ -80,33 +79,6 @@ class Options:
     dtype: Literal["float32", "bfloat16"] = "float32"
 
 
-class Accuracy(NamedTuple):
-    """What was counted, of how many photographs."""
-
-    top1: int
-    top5: int
-    images: int
-
-
-def evaluate(network: Network, params: Any, batches: Batches) -> Accuracy:
-    """Counts photographs whose class is the first, or among the first five.
-
-    Of equal logits the one of the lower class comes first, as in a stable sort.
-    """
-
-    @jax.jit
-    def count(params: Any, batch: Batch) -> jax.Array:
-        images = preprocess(batch.image, network.preprocessing)
-        logits: Any = network.module.apply({"params": params}, images)
-        _, first = jax.lax.top_k(logits, 5)
-        hits = (first == batch.label[:, None]) & batch.valid[:, None]
-        found = hits[:, 0].sum(), hits.sum(), batch.valid.sum()
-        return jnp.stack(found).astype(jnp.int32)
-
-    parts = [count(params, batch) for batch in batches]
-    return Accuracy(*(int(sum(n)) for n in zip(*jax.device_get(parts), strict=True)))
-
-
 def run(options: Options) -> dict[str, Any]:
     """Loads, measures, prints; gives what was printed.
 
@@ -142,7 +114,7 @@ def run(options: Options) -> dict[str, Any]:
             f"{network.classes} of {network.name}."
         )
     batches = make_batches(source, settings, batch=options.batch, seed=None)
-    found = evaluate(network, params, batches)
+    found = make_accuracy(network)(params, batches)
     if not found.images:
         raise Refused(f"no photograph of {options.split!r} could be read.")
 

@@ -11,7 +11,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from experiments.config import Config, Refused, as_dict, decisive, difference
+from experiments.config import Refused, Settings, as_dict, decisive, difference
 
 
 def write_text(path: Path, text: str) -> None:
@@ -51,7 +51,7 @@ def load_weights(path: Path, like: Any) -> Any:
     return jax.tree.unflatten(structure, [arrays[name] for name in names])
 
 
-def check_run(folder: Path, config: Config) -> None:
+def check_run(folder: Path, config: Settings) -> None:
     """Checks that a run may begin or go on in a folder; changes nothing.
 
     Raises:
@@ -81,7 +81,7 @@ def check_run(folder: Path, config: Config) -> None:
         )
 
 
-def make_run(folder: Path, config: Config) -> None:
+def make_run(folder: Path, config: Settings) -> None:
     """Makes a run folder, or opens one to continue; never mixes two runs.
 
     Raises:

@@ -3,15 +3,17 @@
 import math
 import sys
 from collections.abc import Sequence
+from typing import TypeVar
 
 import tyro
 
-from experiments.config import Config, Refused
+from experiments.config import Refused, Settings
 
 
-def parse(
-    default: Config, prog: str, description: str, args: Sequence[str] | None
-) -> Config:
+S = TypeVar("S", bound=Settings)
+
+
+def parse(default: S, prog: str, description: str, args: Sequence[str] | None) -> S:
     """Reads the command line; exits with code 2, and a message, where it is wrong.
 
     Args:
@@ -21,7 +23,7 @@ def parse(
       args: flags; `None` reads those of the process.
     """
     config = tyro.cli(
-        Config,
+        type(default),
         default=default,
         prog=prog,
         description=description,
@@ -36,20 +38,16 @@ def parse(
     return config
 
 
-def check(config: Config) -> None:
+def check(config: Settings) -> None:
     """Checks ranges.
 
     Raises:
       Refused: naming the flag, its value and what was expected.
     """
-    data, training, pruning, run = (
-        config.data,
-        config.training,
-        config.pruning,
-        config.run,
-    )
+    training, pruning, run = config.training, config.pruning, config.run
+    holdout = getattr(config.data, "holdout", 0)
     rules = (
-        ("holdout", data.holdout, data.holdout >= 0, "0 or more"),
+        ("holdout", holdout, holdout >= 0, "0 or more"),
         ("lr", training.lr, training.lr > 0, "more than 0"),
         ("warmup", training.warmup, training.warmup >= 0, "0 or more"),
         ("batch", training.batch, training.batch >= 1, "1 or more"),
@@ -92,6 +90,12 @@ def check(config: Config) -> None:
             run.checkpoint_every,
             run.checkpoint_every >= 1,
             "1 or more",
+        ),
+        (
+            "checkpoint-minutes",
+            run.checkpoint_minutes,
+            run.checkpoint_minutes > 0,
+            "above 0",
         ),
         ("log-every", run.log_every, run.log_every >= 1, "1 or more"),
         ("steps-per-call", run.steps_per_call, run.steps_per_call >= 1, "1 or more"),

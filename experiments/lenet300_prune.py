@@ -51,9 +51,10 @@ CONFIG = Config(
 
 def run(config: Config, digits: data.Digits, folder: Path) -> dict[str, Any]:
     """Builds the optimizer with pruning inside, trains by it, reports."""
-    plan = recipes.plan(config, LENET300, train.steps_per_epoch(config, digits))
-    fitted = train.fit(config, LENET300, plan, digits, folder)
-    return report.finish(config, LENET300, plan, digits, fitted, folder)
+    task = runs.task_of(config, LENET300, digits)
+    plan = recipes.plan(config, LENET300, task.feed.steps_per_epoch)
+    fitted = train.fit(config, LENET300, plan, task, folder)
+    return report.finish(config, LENET300, plan, task, fitted, folder)
 
 
 def main(args: list[str] | None = None) -> int:

@@ -21,8 +21,19 @@ class Progress:
     A context manager; on a terminal a bar, elsewhere a line for each tenth of the run.
     """
 
-    def __init__(self, plan: Plan, step: int, console: Console | None = None):
-        """Begins at `step` of `plan`; `console` is the screen if it is not given."""
+    def __init__(
+        self,
+        plan: Plan,
+        step: int,
+        console: Console | None = None,
+        *,
+        shown: bool = True,
+    ):
+        """Begins at `step` of `plan`; `console` is the screen if it is not given.
+
+        Of several processes only one is `shown`.
+        """
+        self._shown = shown
         self._plan = plan
         self._console = console or Console()
         self._told = 10 * step // plan.steps
@@ -35,7 +46,7 @@ class Progress:
             TextColumn("{task.fields[values]}"),
             TimeRemainingColumn(),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=not (shown and self._console.is_terminal),
         )
         self._task = self._bar.add_task(
             self._phase(step), total=plan.steps, completed=step, values=""
@@ -53,13 +64,16 @@ class Progress:
     def update(self, step: int, line: dict[str, Any]) -> None:
         """Shows a line of the log."""
         phase = self._phase(step - 1)
+        top5 = line.get("train_top5_error")
         values = (
             f"loss {line['loss']:<6.4g} error {line['train_error']:5.2f}% "
-            f"sparsity {line['sparsity']:5.1%}"
+            + ("" if top5 is None else f"top-5 {top5:5.2f}% ")
+            + f"sparsity {line['sparsity']:5.1%}"
+            + ("" if top5 is None else f" {line['images_per_second']:.4g} images/s")
         )
         self._bar.update(self._task, completed=step, description=phase, values=values)
         tenth = 10 * step // self._plan.steps
-        if not self._console.is_terminal and tenth > self._told:
+        if self._shown and not self._console.is_terminal and tenth > self._told:
             self._told = tenth
             print(
                 f"step {step:>6} of {self._plan.steps}  {phase:<10}  {values}",

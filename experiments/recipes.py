@@ -10,9 +10,17 @@ import jax.numpy as jnp
 import optax
 
 import jaxprune
-from experiments.config import Config, Refused, Training
+from experiments.config import Refused, Settings
 from experiments.flags import qualities
 from experiments.models import Network
+from experiments.optimizers import (
+    cosine,
+    first_phase,
+    in_turn,
+    keep_deviation,
+    optimizer,
+)
+from experiments.target import sparsity_for
 
 
 # Weights that stay alive in each layer, whatever the settings.
@@ -38,60 +46,127 @@ class Plan(NamedTuple):
     dense_step: int | None
     dense_is_trained: bool
 
+    @property
+    def ends(self) -> dict[int, str]:
+        """Gives the names of the phases, by the first step after each.
 
-def plan(config: Config, network: Network, epoch: int) -> Plan:
-    """Makes the plan of the recipe in `config`; `epoch` is steps per epoch."""
-    recipes = {"paper": paper, "gradual": gradual, "dense": dense}
-    return recipes[config.pruning.recipe](config, network, epoch)
+        Params that are trained from the start on are as if a phase ended there.
+        """
+        names = [name for _, name in self.phases]
+        ends = [*[begin for begin, _ in self.phases[1:]], self.steps]
+        given = {0: "dense"} if self.dense_is_trained and self.dense_step == 0 else {}
+        return given | dict(zip(ends, names, strict=True))
 
 
-def dense(config: Config, network: Network, epoch: int) -> Plan:
+def plan(config: Settings, network: Network, epoch: int, given: bool = False) -> Plan:
+    """Makes the plan of the recipe in `config`.
+
+    Args:
+      config: settings.
+      network: what is pruned.
+      epoch: steps in an epoch.
+      given: whether training starts from trained weights, so that recipes that begin
+        by training dense begin with the first round.
+    """
+    recipes = {"paper": paper, "gradual": gradual, "rewind": rewind, "dense": dense}
+    return recipes[config.pruning.recipe](config, network, epoch, given)
+
+
+def dense(config: Settings, network: Network, epoch: int, given: bool = False) -> Plan:
     """Trains without pruning, in the same loop: the control."""
-    del network
+    del network, given
     steps = _steps("dense-epochs", config.training.dense_epochs, epoch)
-    inner = _optimizer(config.training, _first_phase(config.training, steps, epoch))
+    inner = optimizer(config.training, first_phase(config.training, steps, epoch))
     tx = jaxprune.prune(inner, jaxprune.hold)
     return Plan(tx, steps, ((0, "dense"),), None, True)
 
 
-def paper(config: Config, network: Network, epoch: int) -> Plan:
+def paper(config: Settings, network: Network, epoch: int, given: bool = False) -> Plan:
     """Trains dense, then prunes by quality x deviation and retrains, round by round.
 
-    Source:
-      Han et al. 2015 (arXiv:1506.02626), sections 3 and 4.
-    """
-    del network
-    training, pruning = config.training, config.pruning
-    begin = _steps("dense-epochs", training.dense_epochs, epoch)
-    length = _steps("retrain-epochs", pruning.retrain_epochs, epoch)
-    if begin + pruning.rounds * length >= _MAX_STEPS:
-        raise Refused(f"--rounds is {pruning.rounds}, expected {_FEWER_STEPS}.")
-    starts = [begin + r * length for r in range(pruning.rounds)]
+    With `--freeze turns` a round prunes and retrains the convolutions while the dense
+    layers are frozen, and then the other way round.
 
-    retrain_lr = training.lr * pruning.retrain_lr
-    lr = optax.join_schedules(
-        [
-            _first_phase(training, begin, epoch),
-            *[_cosine(retrain_lr, length) for _ in starts],
-        ],
-        starts,
-    )
+    Source:
+      Han et al. 2015 (arXiv:1506.02626), sections 3 and 4; for the turns 3.3.
+    """
+    training, pruning = config.training, config.pruning
+    turns = [()]
+    if pruning.freeze == "turns":
+        turns = [(name,) for name, paths in network.groups.items() if paths]
+    starts = _rounds(config, epoch, given, turns=len(turns))
+    begin, length = starts[0], _steps("retrain-epochs", pruning.retrain_epochs, epoch)
+    retrain = cosine(training.lr * pruning.retrain_lr, length)
+
     full = qualities(pruning.quality)
-    rounds = []
-    for r, start in enumerate(starts):
-        done = r / (len(starts) - 1) if len(starts) > 1 else 1.0
+    rounds, names, frozen = [], [], []
+    for i, start in enumerate(starts):
+        r, turn = i // len(turns), turns[i % len(turns)]
+        done = r / (pruning.rounds - 1) if pruning.rounds > 1 else 1.0
         share = pruning.quality_start + (1 - pruning.quality_start) * done
         quality = {glob: share * q for glob, q in full.items()}
+        if turn:
+            paths = network.groups[turn[0]]
+            quality = {path: q for path in paths if (q := _first(quality, path))}
+            others = set(network.groups) - set(turn)
+            frozen.append((start, [k for name in others for k in network.groups[name]]))
         rounds.append((start + 1, jaxprune.once(start, _by_std(quality, pruning))))
+        names.append((start, " ".join([f"round {r + 1}", *turn])))
 
-    tx = jaxprune.prune(_optimizer(training, lr), jaxprune.then(*rounds))
+    lr = _then(training, begin, epoch, starts, retrain)
+    inner = optimizer(training, lr)
+    if frozen:
+        inner = in_turn(inner, frozen)
+    tx = jaxprune.prune(inner, jaxprune.then(*rounds))
     if pruning.deviation == "dense":
         tx = keep_deviation(tx, begin)
-    names = [(s, f"round {r + 1}") for r, s in enumerate(starts)]
-    return Plan(tx, begin + len(starts) * length, ((0, "dense"), *names), begin, True)
+    phases = (*[(0, "dense")][: begin > 0], *names)
+    return Plan(tx, starts[-1] + length, phases, begin, True)
 
 
-def gradual(config: Config, network: Network, epoch: int) -> Plan:
+def rewind(config: Settings, network: Network, epoch: int, given: bool = False) -> Plan:
+    """Prunes round by round, and retrains as the end of the dense training went.
+
+    Each round leaves the same share of the weights alive, by magnitude over the whole
+    net, and repeats the last epochs of the dense learning rate ("learning rate
+    rewinding"); from given weights, a cosine from the full rate.
+
+    Source:
+      Renda et al. 2020 (arXiv:2003.02389), section 3.
+    """
+    training, pruning = config.training, config.pruning
+    starts = _rounds(config, epoch, given)
+    begin, length = starts[0], _steps("retrain-epochs", pruning.retrain_epochs, epoch)
+    if 0 < begin < length:
+        raise Refused(
+            f"--retrain-epochs is {pruning.retrain_epochs:g}, expected at most the "
+            f"{training.dense_epochs:g} of --dense-epochs, the end of which --recipe "
+            "rewind repeats."
+        )
+    replay = cosine(training.lr, length)
+    if begin:
+        first = first_phase(training, begin, epoch)
+        replay = lambda step: first(begin - length + step)
+    kept = 1 - sparsity_for(pruning.target, network)
+    rounds = []
+    for r, start in enumerate(starts, 1):
+        cut = jaxprune.to_sparsity(
+            jaxprune.magnitude,
+            1 - kept ** (r / len(starts)),
+            scope="global",
+            min_keep=MIN_KEEP,
+        )
+        rounds.append((start + 1, jaxprune.once(start, cut)))
+    inner = optimizer(training, _then(training, begin, epoch, starts, replay))
+    tx = jaxprune.prune(inner, jaxprune.then(*rounds))
+    names = [(start, f"round {r}") for r, start in enumerate(starts, 1)]
+    phases = (*[(0, "dense")][: begin > 0], *names)
+    return Plan(tx, starts[-1] + length, phases, begin, True)
+
+
+def gradual(
+    config: Settings, network: Network, epoch: int, given: bool = False
+) -> Plan:
     """Prunes while training, by a cubic schedule of one sparsity for the whole net.
 
     Source:
@@ -118,75 +193,38 @@ def gradual(config: Config, network: Network, epoch: int) -> Plan:
         end=end,
     )
     tx = jaxprune.prune(
-        _optimizer(training, _first_phase(training, steps, epoch)), schedule
+        optimizer(training, first_phase(training, steps, epoch)), schedule
     )
     phases = ((0, "dense"), (begin, "pruning"), (end, "retraining"))
     return Plan(tx, steps, phases[begin == 0 :], begin, False)
 
 
-def sparsity_for(target: float, network: Network) -> float:
-    """Gives the sparsity of prunable weights that compresses all by `target`.
-
-    Compression is parameters before / parameters after, and biases are never pruned:
-    with p prunable weights among n parameters, p - (n / target - (n - p)) must die.
-
-    Raises:
-      Refused: if even an empty net would not reach the target.
-    """
-    params = jax.eval_shape(
-        network.module.init, jax.random.key(0), jnp.zeros((1, *network.input))
-    )["params"]
-    rows = jaxprune.summarize(params, jaxprune.dense_mask(params))
-    total = sum(row.size for row in rows)
-    prunable = sum(row.size for row in rows if row.prunable)
-    alive = int(total / target) - (total - prunable)
-    if alive < 1:
-        raise Refused(
-            f"--target is {target:g}, expected less than "
-            f"{total / (total - prunable + 1):.0f}: {total - prunable} parameters of "
-            f"{network.name} are biases, which are never pruned."
-        )
-    return (prunable - alive) / prunable
+def _rounds(config: Settings, epoch: int, given: bool, turns: int = 1) -> list[int]:
+    """Gives the first step of each round, or turn of a round."""
+    begin = 0
+    if not given:
+        begin = _steps("dense-epochs", config.training.dense_epochs, epoch)
+    pruning = config.pruning
+    length = _steps("retrain-epochs", pruning.retrain_epochs, epoch)
+    if begin + pruning.rounds * turns * length >= _MAX_STEPS:
+        raise Refused(f"--rounds is {pruning.rounds}, expected {_FEWER_STEPS}.")
+    return [begin + i * length for i in range(pruning.rounds * turns)]
 
 
-class DeviationState(NamedTuple):
-    """What `keep_deviation` carries: the deviations, zeros until they are taken."""
+def _then(
+    training: Any, begin: int, epoch: int, starts: list[int], retrain: optax.Schedule
+) -> optax.Schedule:
+    """Joins the learning rate of dense training, if there is any, and of the rounds."""
+    rates = [retrain for _ in starts]
+    if not begin:
+        return optax.join_schedules(rates, starts[1:])
+    return optax.join_schedules([first_phase(training, begin, epoch), *rates], starts)
 
-    step: jax.Array
-    std: Any
-    inner_state: optax.OptState
 
-
-def keep_deviation(
-    tx: optax.GradientTransformationExtraArgs, step: int
-) -> optax.GradientTransformationExtraArgs:
-    """Takes the layers' deviations at `step` and hands them to every later update.
-
-    They reach the schedule as the extra argument `std`. Being optimizer state, they
-    are in the checkpoint, and a resumed run prunes at the same thresholds.
-    """
-
-    def init(params: Any) -> DeviationState:
-        inner_state = tx.init(params)
-        std = jaxprune.layer_std(params, jaxprune.get_mask(inner_state))
-        return DeviationState(
-            jnp.zeros([], jnp.int32), jax.tree.map(jnp.zeros_like, std), inner_state
-        )
-
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
-        mask = jaxprune.get_mask(state.inner_state)
-        std = jax.lax.cond(
-            state.step == step,
-            lambda: jaxprune.layer_std(params, mask),
-            lambda: state.std,
-        )
-        updates, inner_state = tx.update(
-            updates, state.inner_state, params, std=std, **extra
-        )
-        count = jnp.asarray(optax.safe_increment(state.step))
-        return updates, DeviationState(count, std, inner_state)
-
-    return optax.GradientTransformationExtraArgs(init, update)
+def _first(quality: dict[str, float], path: str) -> float | None:
+    leaf = jax.ShapeDtypeStruct((1, 1), jnp.float32)
+    found = [q for glob, q in quality.items() if jaxprune.where(glob)(path, leaf)]
+    return found[0] if found else None
 
 
 def _by_std(quality: dict[Any, float], pruning: Any) -> jaxprune.MaskSchedule:
@@ -198,25 +236,6 @@ def _by_std(quality: dict[Any, float], pruning: Any) -> jaxprune.MaskSchedule:
         return by_std(params, mask, step, **extra)
 
     return schedule
-
-
-def _optimizer(
-    training: Training, lr: optax.Schedule
-) -> optax.GradientTransformationExtraArgs:
-    if training.optimizer == "adam":
-        return optax.with_extra_args_support(optax.adam(lr))
-    return optax.with_extra_args_support(optax.sgd(lr, momentum=0.9))
-
-
-def _first_phase(training: Training, steps: int, epoch: int) -> optax.Schedule:
-    warmup = min(round(training.warmup * epoch), steps // 2)
-    return optax.warmup_cosine_decay_schedule(
-        training.lr * (not warmup), training.lr, warmup, steps
-    )
-
-
-def _cosine(lr: float, steps: int) -> optax.Schedule:
-    return optax.cosine_decay_schedule(lr, steps)
 
 
 # Steps are counted in 32 bits.

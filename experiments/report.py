@@ -9,19 +9,20 @@ from typing import Any
 import numpy as np
 
 import jaxprune
-from experiments import data, figures, files
-from experiments.config import Config, as_dict
+from experiments import figures, files
+from experiments.config import Settings, as_dict
 from experiments.models import Network
 from experiments.recipes import Plan
-from experiments.step import at_path, make_evaluate
+from experiments.step import at_path
+from experiments.tasks import Task
 from experiments.train import Fitted
 
 
 def finish(
-    config: Config,
+    config: Settings,
     network: Network,
     plan: Plan,
-    digits: data.Digits,
+    task: Task,
     fitted: Fitted,
     folder: Path,
 ) -> dict[str, Any]:
@@ -30,13 +31,12 @@ def finish(
     Returns:
       What is written to result.json: counts, errors in percent, times in seconds.
     """
-    evaluate, judge = make_evaluate(network), data.put(digits.judge)
-    error = evaluate(fitted.params, *judge)
-    dense_error = None
+    errors = task.judge(fitted.params)
+    dense: dict[str, float] = {}
     if config.pruning.recipe == "dense":
-        dense_error = error
+        dense = errors
     elif plan.dense_is_trained and fitted.dense_params is not None:
-        dense_error = evaluate(fitted.dense_params, *judge)
+        dense = task.judge(fitted.dense_params)
 
     rows = jaxprune.summarize(fitted.params, fitted.mask)
     layers = [
@@ -57,11 +57,13 @@ def finish(
     result = {
         "network": network.name,
         "recipe": config.pruning.recipe,
-        "dataset": config.data.dataset,
+        "dataset": task.dataset,
         "seed": config.run.seed,
-        "judged_on": digits.judge_name,
-        "dense_error": dense_error,
-        "error": error,
+        "judged_on": task.judged_on,
+        "dense_error": dense.get("error"),
+        "error": errors["error"],
+        "dense_top5_error": dense.get("top5_error"),
+        "top5_error": errors.get("top5_error"),
         "layers": layers,
         "weights": weights,
         "alive_weights": alive_weights,
@@ -78,8 +80,8 @@ def finish(
         "network": network.name,
         "mask": "a weight of these leaves is dead where it is 0",
         "pruned_leaves": " ".join(row["layer"] for row in layers),
-        "error_percent": str(error),
-        "judged_on": digits.judge_name,
+        "error_percent": str(errors["error"]),
+        "judged_on": task.judged_on,
         "settings": json.dumps(as_dict(config)),
     }
     name = "dense" if config.pruning.recipe == "dense" else "pruned"
@@ -90,7 +92,7 @@ def finish(
 
 
 def draw(
-    config: Config,
+    config: Settings,
     network: Network,
     plan: Plan,
     fitted: Fitted,
@@ -99,7 +101,7 @@ def draw(
 ) -> None:
     """Writes the figures of the run."""
     title = (
-        f"{network.name}, {config.data.dataset}, recipe {result['recipe']}, "
+        f"{network.name}, {result['dataset']}, recipe {result['recipe']}, "
         f"seed {result['seed']}"
     )
     figures.curves(folder / "curves.png", folder / "metrics.jsonl", plan.phases, title)

@@ -11,15 +11,23 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import data, files, recipes, summary, train
-from experiments.config import Config, Refused
+import jax
+import jax.numpy as jnp
+
+from experiments import data, files, judge, recipes, summary
+from experiments.config import Config, Refused, Settings
 from experiments.flags import parse
 from experiments.models import Network
+from experiments.processes import first_process, together
 from experiments.seeds import add_row, read_rows, show_seeds
 from experiments.step import Diverged, check_step
+from experiments.stop import Stopped
+from experiments.tasks import Resident, Task, whole_batches
 
 
-Run = Callable[[Config, data.Digits, Path], dict[str, Any]]
+# Trains and reports one seed in a folder, on what the other has loaded.
+Run = Callable[[Any, Any, Path], dict[str, Any]]
+Prepare = Callable[[Any, Network], Any]
 
 
 class Interrupted(Exception):
@@ -33,7 +41,7 @@ def main(
     description: str,
     args: Sequence[str] | None = None,
 ) -> int:
-    """Reads the command line, runs, prints.
+    """Reads the command line, runs on digits, prints.
 
     Args:
       run: trains and reports one seed in a folder, and gives its result; the module
@@ -44,29 +52,49 @@ def main(
       args: flags; `None` reads those of the process.
 
     Returns:
-      Exit code: 0, 1 after an error that is told in a sentence, 130 after Ctrl-C in a
-      run that has begun. A wrong flag exits with 2.
+      Exit code: 0, also after SIGTERM; 1 after an error that is told in a sentence, 130
+      after Ctrl-C in a run that has begun. A wrong flag exits with 2.
     """
     given = list(sys.argv[1:] if args is None else args)
     command = f"-m {run.__module__}"
     config = parse(default, f"python {command}", description, given)
+    return go(run, config, network, given, prepare)
+
+
+def go(
+    run: Run, config: Settings, network: Network, given: list[str], prepare: Prepare
+) -> int:
+    """Runs one seed or several; gives the exit code, as `main`.
+
+    Args:
+      run: as in `main`.
+      config: settings.
+      network: for names and for the paper's numbers.
+      given: the flags, for the command that goes on.
+      prepare: loads what `run` is given, and tries the settings on it.
+    """
+    command = f"{shlex.quote(_python())} -m {run.__module__}"
+    kept = [flag for flag in given if flag not in ("--overwrite", "--resume")]
+    if config.run.seeds == 1:
+        kept.append("--resume")
     folder = config.run.out or _folder(config, network)
     began = time.perf_counter()
     try:
         if config.run.seeds > 1:
-            several(run, config, network, folder)
+            several(run, config, network, folder, prepare)
         else:
-            one(run, config, network, folder, began)
+            one(run, config, network, folder, prepare, began)
     except (Refused, Diverged) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except Stopped as stopped:
+        where = f"saved at step {stopped.step}" if stopped.step else "before any step"
+        print(f"Stopped, {where}. Go on with: {command} {shlex.join(kept)}")
+        return 0
     except Interrupted:
-        kept = [flag for flag in given if flag not in ("--overwrite", "--resume")]
-        if config.run.seeds == 1:
-            kept.append("--resume")
         print(
             f"\nInterrupted. {_where(folder)}Continue with:\n"
-            f"  {shlex.quote(_python())} {command} {shlex.join(kept)}",
+            f"  {command} {shlex.join(kept)}",
             file=sys.stderr,
         )
         return 130
@@ -74,7 +102,12 @@ def main(
 
 
 def one(
-    run: Run, config: Config, network: Network, folder: Path, began: float
+    run: Run,
+    config: Settings,
+    network: Network,
+    folder: Path,
+    prepare: Prepare,
+    began: float,
 ) -> dict[str, Any]:
     """Runs one seed, or prints the result of one that is finished."""
     files.check_run(folder, config)
@@ -82,17 +115,24 @@ def one(
     if finished.exists() and not config.run.overwrite:
         result = json.loads(finished.read_text())
     else:
-        digits = prepare(config, network)
-        files.make_run(folder, config)
+        loaded = prepare(config, network)
+        together("checked")
+        if first_process():
+            files.make_run(folder, config)
+        together("made")
         with _can_go_on():
-            result = run(config, digits, folder)
+            result = run(config, loaded, folder)
+    if not first_process():
+        return result
     summary.show(result, network, folder, time.perf_counter() - began)
     if config.run.json:
         print(json.dumps(result))
     return result
 
 
-def several(run: Run, config: Config, network: Network, folder: Path) -> None:
+def several(
+    run: Run, config: Settings, network: Network, folder: Path, prepare: Prepare
+) -> None:
     """Runs the seeds that are not done, and prints mean and deviation of all."""
     table = folder / "seeds.csv"
     seeds = range(config.run.seed, config.run.seed + config.run.seeds)
@@ -106,7 +146,7 @@ def several(run: Run, config: Config, network: Network, folder: Path) -> None:
     done = [s for s in present if (folder / f"seed{s}" / "result.json").exists()]
     if config.run.overwrite:
         done = []
-    digits = None if set(seeds) <= set(done) else prepare(config, network)
+    loaded = None if set(seeds) <= set(done) else prepare(config, network)
     if config.run.overwrite:
         # The table first: it must not tell of seeds that are gone.
         table.unlink(missing_ok=True)
@@ -118,11 +158,11 @@ def several(run: Run, config: Config, network: Network, folder: Path) -> None:
         if seed in done:
             result = json.loads((home / "result.json").read_text())
         else:
-            assert digits is not None
+            assert loaded is not None
             print(f"seed {seed}, {seed - seeds[0] + 1} of {len(seeds)}", flush=True)
             with _can_go_on():
                 files.make_run(home, configs[seed])
-                result = run(configs[seed], digits, home)
+                result = run(configs[seed], loaded, home)
         add_row(table, result)
         for warning in summary.warnings(result):
             print(f"seed {seed}: {warning}")
@@ -140,9 +180,24 @@ def prepare(config: Config, network: Network) -> data.Digits:
         network.
     """
     digits = data.load(config.data)
-    plan = recipes.plan(config, network, train.steps_per_epoch(config, digits))
-    check_step(config, network, plan, digits)
+    epoch = whole_batches(len(digits.train.labels), config.training.batch)
+    plan = recipes.plan(config, network, epoch)
+    shape = (1, *digits.train.images.shape[1:])
+    check_step(config, network, plan, jax.ShapeDtypeStruct(shape, jnp.float32))
     return digits
+
+
+def task_of(config: Config, network: Network, digits: data.Digits) -> Task:
+    """Makes of digits what `train.fit` trains on."""
+    key = jax.random.key(config.run.seed)
+    batch, per_call = config.training.batch, config.run.steps_per_call
+    return Task(
+        feed=Resident(digits.train, batch, key, per_call=per_call),
+        judge=judge.resident(network, digits.judge),
+        judged_on=digits.judge_name,
+        dataset=config.data.dataset,
+        held_out=bool(config.data.holdout),
+    )
 
 
 def seeds_in(folder: Path, table: Path) -> list[int]:
@@ -170,10 +225,10 @@ def seeds_in(folder: Path, table: Path) -> list[int]:
     return sorted(seeds)
 
 
-def _folder(config: Config, network: Network) -> Path:
+def _folder(config: Settings, network: Network) -> Path:
     name = network.name.lower().replace("-", "")
     parts = [name, config.pruning.recipe, config.data.dataset]
-    parts += ["heldout"] if config.data.holdout else []
+    parts += ["heldout"] if getattr(config.data, "holdout", 0) else []
     parts += ["seeds"] if config.run.seeds > 1 else []
     return Path("runs") / "-".join(parts)
 

@@ -9,10 +9,14 @@ import jax.numpy as jnp
 import optax
 
 import jaxprune
-from experiments import data
-from experiments.config import Config, Refused
+from experiments.config import Refused, Settings
 from experiments.models import Network
 from experiments.recipes import Plan
+from experiments.tasks import Examples
+
+
+# Of so few classes that the first five are no news.
+FEW_CLASSES = 10
 
 
 class Sums(NamedTuple):
@@ -20,7 +24,8 @@ class Sums(NamedTuple):
 
     loss: jax.Array
     wrong: jax.Array
-    digits: jax.Array
+    wrong5: jax.Array
+    images: jax.Array
     steps: jax.Array
 
 
@@ -46,49 +51,88 @@ class Diverged(RuntimeError):
     """The loss or a weight stopped being a number."""
 
 
-def first_state(
-    network: Network, tx: Any, shape: tuple[int, ...], key: jax.Array
-) -> State:
-    """Draws the first weights; `shape` is that of one image."""
-    images = jnp.zeros((1, *shape), jnp.float32)
-    params = network.module.init(jax.random.fold_in(key, 0), images)["params"]
+def first_state(network: Network, tx: Any, key: jax.Array, params: Any = None) -> State:
+    """Makes the state of step 0, of `params` or of weights that are drawn."""
+    if params is None:
+        images = jnp.zeros((1, *network.input), jnp.float32)
+        params = network.module.init(jax.random.fold_in(key, 0), images)["params"]
     zero = jnp.zeros([], jnp.int32)
     return State(zero, params, tx.init(params), _no_sums(), zero - 1)
 
 
 def make_step(
-    config: Config, network: Network, tx: Any, key: jax.Array
-) -> Callable[[State, tuple[jax.Array, jax.Array]], State]:
-    """Makes the pure function from a state and a batch to the next state."""
+    config: Settings,
+    network: Network,
+    tx: Any,
+    key: jax.Array,
+    accumulate: int = 1,
+) -> Callable[[State, Examples], State]:
+    """Makes the pure function from a state and a batch to the next state.
+
+    With `accumulate` the batch is computed in so many parts, one after the other, and
+    their gradients are added; images that are not valid count in none.
+    """
     training = config.training
     first = dict(network.rates)
     if training.dropout is not None:
         first = dict.fromkeys(first, training.dropout) if training.dropout else {}
     penalty = {"l1": jaxprune.l1, "l2": jaxprune.l2, "none": None}[training.regularizer]
 
-    def loss_of(params: Any, mask: Any, rates: Any, batch: Any, key: jax.Array) -> Any:
-        images, labels = batch
-        logits: Any = network.module.apply({"params": params}, images, rates, key)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        loss = losses.mean()
-        wrong = jnp.sum(jnp.argmax(logits, -1) != labels, dtype=jnp.int32)
+    def loss_of(
+        params: Any, mask: Any, rates: Any, batch: Examples, total: Any, key: jax.Array
+    ) -> Any:
+        logits: Any = network.module.apply({"params": params}, batch.inputs, rates, key)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+        counted = True if batch.valid is None else batch.valid
+        if total is None:
+            loss = losses.mean()
+        else:
+            loss = jnp.sum(jnp.where(counted, losses, 0)) / total
+        wrong = (jnp.argmax(logits, -1) != batch.labels) & counted
+        wrong = jnp.sum(wrong, dtype=jnp.int32)
+        wrong5 = jnp.zeros_like(wrong)
+        if network.classes > FEW_CLASSES:
+            wrong5 = jnp.sum(
+                ~among_five(logits, batch.labels) & counted, dtype=jnp.int32
+            )
         if penalty:
-            loss += training.strength * penalty(params, mask)
-        return loss, wrong
+            loss += training.strength / accumulate * penalty(params, mask)
+        return loss, (wrong, wrong5)
 
-    def step(state: State, batch: tuple[jax.Array, jax.Array]) -> State:
+    grads_of = jax.value_and_grad(loss_of, has_aux=True)
+
+    def summed(params: Any, mask: Any, rates: Any, batch: Examples, key: Any) -> Any:
+        valid = batch.valid
+        size = jnp.int32(batch.labels.size)
+        images = size if valid is None else jnp.sum(valid, dtype=jnp.int32)
+        total = None if valid is None and accumulate == 1 else jnp.maximum(images, 1)
+        if accumulate == 1:
+            return grads_of(params, mask, rates, batch, total, key), images
+        parts = jax.tree.map(lambda x: _in_parts(x, accumulate), batch)
+
+        def add(sums: Any, part: Any) -> Any:
+            number, batch = part
+            part_key = jax.random.fold_in(key, number)
+            found = grads_of(params, mask, rates, batch, total, part_key)
+            return jax.tree.map(jnp.add, sums, found), None
+
+        none = jnp.zeros([], jnp.int32)
+        zeros = (jnp.zeros([]), (none, none)), jax.tree.map(jnp.zeros_like, params)
+        return jax.lax.scan(add, zeros, (jnp.arange(accumulate), parts))[0], images
+
+    def step(state: State, batch: Examples) -> State:
         mask = jaxprune.get_mask(state.opt_state)
         rates = {
             name: jaxprune.dropout_rate(rate, at_path(mask, network.dropout[name]))
             for name, rate in first.items()
         }
-        (loss, wrong), grads = jax.value_and_grad(loss_of, has_aux=True)(
+        ((loss, (wrong, wrong5)), grads), images = summed(
             state.params, mask, rates, batch, jax.random.fold_in(key, state.step)
         )
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         fine = jnp.isfinite(loss) | (state.bad >= 0)
-        totals = Sums(loss, wrong, jnp.int32(batch[1].size), jnp.int32(1))
+        totals = Sums(loss, wrong, wrong5, images, jnp.int32(1))
         return State(
             step=state.step + 1,
             params=params,
@@ -100,54 +144,53 @@ def make_step(
     return step
 
 
+def among_five(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Tells whether fewer than five classes have a larger logit than the label's."""
+    own = jnp.take_along_axis(logits, labels[:, None], -1)
+    return jnp.sum(logits > own, -1) < 5
+
+
+def _in_parts(x: jax.Array, parts: int) -> jax.Array:
+    # Every so-manyth image, so that each device keeps those that it has.
+    return jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
+
+
 def check_step(
-    config: Config, network: Network, plan: Plan, digits: data.Digits
+    config: Settings,
+    network: Network,
+    plan: Plan,
+    inputs: jax.ShapeDtypeStruct,
+    accumulate: int = 1,
 ) -> None:
-    """Traces a step, and computes nothing.
+    """Traces a step on a batch of `inputs`, and computes nothing.
 
     Raises:
       Refused: if a setting fits no layer, or not this network.
     """
-    split = digits.train
     key = jax.random.key(config.run.seed)
-    batch = (jnp.zeros((1, *split.images.shape[1:])), jnp.zeros((1,), jnp.int32))
-    begin = partial(first_state, network, plan.tx, split.images.shape[1:])
+    labels = jax.ShapeDtypeStruct(inputs.shape[:1], jnp.int32)
+    shapes: Any = inputs, labels
     try:
-        state = jax.eval_shape(begin, key)
-        jax.eval_shape(make_step(config, network, plan.tx, key), state, batch)
+        state = jax.eval_shape(partial(first_state, network, plan.tx), key)
+        step = make_step(config, network, plan.tx, key, accumulate)
+        jax.eval_shape(step, state, Examples(*shapes))
     except ValueError as error:
         raise Refused(str(error)) from error
 
 
-def make_evaluate(network: Network, batch: int = 1000) -> Callable[..., float]:
-    """Makes the function from params, images and labels to the error in percent."""
-
-    @jax.jit
-    def wrong(params: Any, images: jax.Array, labels: jax.Array) -> jax.Array:
-        pixels = images.astype(jnp.float32) / 255
-        logits: Any = network.module.apply({"params": params}, pixels)
-        return jnp.sum(jnp.argmax(logits, -1) != labels, dtype=jnp.int32)
-
-    def evaluate(params: Any, images: jax.Array, labels: jax.Array) -> float:
-        starts = range(0, len(labels), batch)
-        parts = [
-            wrong(params, images[i : i + batch], labels[i : i + batch]) for i in starts
-        ]
-        return 100 * sum(int(part) for part in parts) / len(labels)
-
-    return evaluate
-
-
-def read(state: State) -> tuple[State, dict[str, Any]]:
+def read(state: State, top5: bool = False) -> tuple[State, dict[str, Any]]:
     """Reads the sums back from the device, and begins new ones."""
     sums: Sums = jax.device_get(state.sums)
     alive, size = _count(jaxprune.get_mask(state.opt_state))
+    images = max(int(sums.images), 1)
     line = {
         "loss": float(sums.loss) / int(sums.steps),
-        "train_error": 100 * int(sums.wrong) / int(sums.digits),
+        "train_error": 100 * int(sums.wrong) / images,
         "sparsity": 1 - alive / size,
     }
-    return state._replace(sums=_no_sums()), line
+    if top5:
+        line["train_top5_error"] = 100 * int(sums.wrong5) / images
+    return state._replace(sums=jax.tree.map(jnp.zeros_like, state.sums)), line
 
 
 def sound(state: State, last: int | None) -> State:
@@ -191,7 +234,7 @@ def _alive(leaves: list[jax.Array]) -> list[jax.Array]:
 
 
 def _no_sums() -> Sums:
-    return Sums(jnp.zeros([]), *(jnp.zeros([], jnp.int32) for _ in range(3)))
+    return Sums(jnp.zeros([]), *(jnp.zeros([], jnp.int32) for _ in range(4)))
 
 
 def at_path(tree: Any, path: str) -> Any:

@@ -49,7 +49,8 @@ def show(
 
     errors = Table(title=f"On {result['judged_on']}", title_justify="left")
     errors.add_column("")
-    for name in ("this run", "paper, all of MNIST"):
+    whole = "MNIST" if network.preprocessing == "unit" else "ImageNet"
+    for name in ("this run", f"paper, all of {whole}"):
         errors.add_column(name, justify="right")
     dense = result["dense_error"]
     errors.add_row(
@@ -70,6 +71,19 @@ def show(
             "compression, all parameters",
             f"{result['compression_params']:.1f}x",
             _known(network.compression, "g", "x"),
+        )
+    if result.get("top5_error") is not None:
+        errors.add_section()
+        dense = result["dense_top5_error"]
+        errors.add_row(
+            "top-5 error, dense",
+            "not measured" if dense is None else f"{dense:.2f}%",
+            _known(network.dense_top5, ".2f", "%"),
+        )
+        errors.add_row(
+            "top-5 error, pruned",
+            f"{result['top5_error']:.2f}%",
+            _known(network.pruned_top5, ".2f", "%"),
         )
     console.print(errors)
     for note in notes(result):
@@ -110,7 +124,7 @@ def notes(result: dict[str, Any]) -> list[str]:
 
 def warnings(result: dict[str, Any]) -> list[str]:
     """Names the layers that were pruned down to the floor."""
-    flag = {"paper": "its --quality", "gradual": "--target"}.get(result["recipe"])
+    flag = "its --quality" if result["recipe"] == "paper" else "--target"
     return [
         f"Warning: {row['layer']} is at the floor of {MIN_KEEP} live weight, below "
         f"which no layer is pruned; lower {flag}."

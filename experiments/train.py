@@ -1,4 +1,4 @@
-"""The one training loop: data, model, step, log, checkpoint, from top to bottom.
+"""The one training loop: devices, state, step, log, checkpoint, from top to bottom.
 
 It knows nothing of pruning beyond the `tx` that it is given: the mask is found in the
 optimizer's state, for the penalty, for the dropout and for the progress bar.
@@ -11,22 +11,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
 import jaxprune
-from experiments import data, files
+from experiments import files
 from experiments.checkpoint import Checkpoints
-from experiments.config import Config, Refused, decisive
+from experiments.config import Settings, decisive
+from experiments.layout import Layout, make_layout, shardings
 from experiments.log import Log
 from experiments.models import Network
+from experiments.processes import any_process, first_process, to_host
 from experiments.progress import Progress
 from experiments.recipes import Plan
-from experiments.step import State, first_state, make_evaluate, make_step, read, sound
+from experiments.step import FEW_CLASSES, State, first_state, make_step, read, sound
+from experiments.stop import Stop, Stopped
+from experiments.tasks import Feed, InFlight, Task
 
 
 class Fitted(NamedTuple):
-    """What comes out of `fit`.
+    """What comes out of `fit`, in the memory of the host.
 
     Attributes:
       params: after the last step.
@@ -43,131 +46,201 @@ class Fitted(NamedTuple):
     seconds: float
 
 
+class Program(NamedTuple):
+    """The compiled parts of a run; the steps take the state over.
+
+    Attributes:
+      begin: makes the first state, of weights in the host's memory or drawn.
+      one: a step, of a state and what the feed gave.
+      many: steps until the one that is given, or until a loss is not finite.
+    """
+
+    begin: Callable[[Any], State]
+    one: Any
+    many: Any
+
+
+Round = Callable[[str, Any, Any, dict[str, float]], None]
+
+
 def fit(
-    config: Config,
+    config: Settings,
     network: Network,
     plan: Plan,
-    digits: data.Digits,
+    task: Task,
     folder: Path,
+    *,
+    layout: Layout | None = None,
+    accumulate: int = 1,
+    params: Any = None,
+    round_done: Round | None = None,
 ) -> Fitted:
-    """Trains `network` by `plan`, in the run folder `folder`.
+    """Trains `network` by `plan` on `task`, in the run folder `folder`.
 
-    Starts from the folder's last checkpoint where there is one.
+    Starts from the folder's last checkpoint where there is one. In a run of several
+    processes each calls it; the first writes what is not a checkpoint.
+
+    Args:
+      config: settings.
+      network: what is trained.
+      plan: the optimizer, and how long.
+      task: what on.
+      folder: the run folder.
+      layout: the devices; the default is one.
+      accumulate: parts in which a batch is computed.
+      params: the weights to start from, in the host's memory; drawn if `None`.
+      round_done: called after each round of pruning, if the task judges those, with the
+        round's name, params and mask in the host's memory, and the errors.
 
     Raises:
       Refused: if there is a checkpoint that does not belong to this run.
       Diverged: if the loss is not finite, naming the step.
+      Stopped: after SIGTERM, naming the step, which is saved.
     """
-    # Data: on the device once, as bytes; a batch is a gather there.
-    train = data.put(digits.train)
-    batch = config.training.batch
-    epoch_steps = steps_per_epoch(config, digits)
-    key = jax.random.key(config.run.seed)
-    order_of = order(key, train[0].shape[0])
+    layout = layout or make_layout()
+    first = first_process()
+    feed, epoch_steps = task.feed, task.feed.steps_per_epoch
+    top5 = network.classes > FEW_CLASSES
 
-    def next_batch(feed: Any, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-        images, labels, rows = feed
-        first = step % epoch_steps * batch
-        rows = lax.dynamic_slice(rows, (first,), (batch,))
-        return images[rows].astype(jnp.float32) / 255, labels[rows]
-
-    # Model, optimizer, state.
-    shape = train[0].shape[1:]
-    state = jax.jit(partial(first_state, network, plan.tx, shape))(key)
-    train_step = make_step(config, network, plan.tx, jax.random.fold_in(key, 2))
-
-    # Steps: one a call, or as many as are due, in a loop that stops at a bad loss.
-    @partial(jax.jit, donate_argnums=0)
-    def one(state: State, feed: Any) -> State:
-        return train_step(state, next_batch(feed, state.step))
-
-    @partial(jax.jit, donate_argnums=0)
-    def many(state: State, feed: Any, until: int) -> State:
-        return lax.while_loop(
-            lambda s: (s.step < until) & (s.bad < 0),
-            lambda s: train_step(s, next_batch(feed, s.step)),
-            state,
-        )
-
-    per_call = config.run.steps_per_call
+    # State: drawn, or made from weights, where it is to lie.
+    program = make_program(config, network, plan, task.feed, layout, accumulate, params)
+    state = program.begin(params)
+    del params
 
     # Checkpoint: where to go on from.
     checkpoints = Checkpoints(folder / "checkpoints", decisive(config))
     step = checkpoints.latest() or 0
     if step:
         state = checkpoints.load(step, state)
-    log = Log(folder / "metrics.jsonl", step)
+    log = Log(folder / "metrics.jsonl", step, first, config.run.tensorboard)
     began = time.perf_counter() - log.seconds
-    evaluate = make_evaluate(network)
-    judge = data.put(digits.judge) if config.data.holdout else None
+    saved = logged = time.perf_counter()
+    logged_step = step
 
     # Loop.
-    progress = Progress(plan, step)
+    ends = plan.ends
+    line: dict[str, Any]
+    in_flight = InFlight(2)
+    progress = Progress(plan, step, shown=first)
+    dense_file = folder / "dense.safetensors"
     try:
-        with progress:
-            epoch, feed = -1, None
+        with progress, Stop() as stop:
             while True:
                 if step == plan.dense_step:
-                    files.save_weights(folder / "dense.safetensors", state.params)
-                if step and (
-                    step % config.run.checkpoint_every == 0 or step == plan.steps
-                ):
+                    dense = to_host(state.params)
+                    if first:
+                        files.save_weights(dense_file, dense)
+                    del dense
+                if task.rounds and step in ends and step != checkpoints.latest():
+                    state = sound(state, checkpoints.latest())
+                    errors = task.judge(state.params)
+                    seconds = round(time.perf_counter() - began, 3)
+                    line = {"step": step, "round": ends[step], **errors}
+                    log.write({**line, "seconds": seconds})
+                    logged = time.perf_counter()  # judging is not training
+                    if round_done is not None:
+                        mask = jaxprune.get_mask(state.opt_state)
+                        held = to_host((state.params, mask))
+                        if first:
+                            round_done(ends[step], held[0], held[1], errors)
+                        del held
+                # What processes must agree on, they do where they wait anyway.
+                minutes = (time.perf_counter() - saved) / 60
+                due = minutes > config.run.checkpoint_minutes
+                stopped = stop.asked
+                if jax.process_count() > 1:
+                    together = step == logged_step
+                    due = together and any_process(due)
+                    stopped = together and any_process(stopped)
+                due |= step % config.run.checkpoint_every == 0 or step in ends
+                if step and (due or stopped):
                     checkpoints.save(step, sound(state, checkpoints.latest()))
+                    saved = time.perf_counter()
                 if step == plan.steps:
                     break
-                if step // epoch_steps != epoch:
-                    epoch = step // epoch_steps
-                    feed = (*train, order_of(epoch))
-                phase_ends = [begin for begin, _ in plan.phases if begin > step]
-                log_at = min(_next(step, config.run.log_every), *phase_ends, plan.steps)
+                if stopped:
+                    checkpoints.close()
+                    raise Stopped(step)
+                log_at = min(
+                    _next(step, config.run.log_every),
+                    *[end for end in ends if end > step],
+                )
                 until = min(
-                    step + per_call,
+                    step + feed.per_call,
                     log_at,
                     _next(step, config.run.checkpoint_every),
                     _next(step, epoch_steps),
                 )
-                state = many(state, feed, until) if per_call > 1 else one(state, feed)
+                arrays = feed.arrays(step)
+                if feed.per_call > 1:
+                    state, tick = program.many(state, arrays, until)
+                else:
+                    state, tick = program.one(state, arrays)
+                in_flight.add(tick)
                 step = until
-                line: dict[str, Any] = {}
+                line, rate = {}, {}
                 if step == log_at:
-                    state, line = read(sound(state, checkpoints.latest()))
-                    progress.update(step, line)
-                if judge and step % epoch_steps == 0:
-                    line["held_out_error"] = evaluate(state.params, *judge)
+                    state, line = read(sound(state, checkpoints.latest()), top5)
+                    now = time.perf_counter()
+                    images = (step - logged_step) * config.training.batch
+                    rate = {"images_per_second": round(images / (now - logged), 1)}
+                    logged, logged_step = now, step
+                    progress.update(step, line | rate)
+                if task.held_out and step % epoch_steps == 0:
+                    line["held_out_error"] = task.judge(state.params)["error"]
                 if line:
-                    seconds = time.perf_counter() - began
                     at = {"step": step, "epoch": round(step / epoch_steps, 4)}
-                    log.write({**at, **line, "seconds": round(seconds, 3)})
+                    seconds = round(time.perf_counter() - began, 3)
+                    timed = {"seconds": seconds, **rate}
+                    log.write({**at, **line, **timed})
     finally:
+        feed.close()
         checkpoints.close()
         log.close()
+    params, mask = to_host((state.params, jaxprune.get_mask(state.opt_state)))
+    jaxprune.verify(params, jaxprune.PruneState(state.step, mask, ()))
     dense_params = None
-    if plan.dense_step is not None:
-        dense_params = files.load_weights(folder / "dense.safetensors", state.params)
-    mask = jaxprune.get_mask(state.opt_state)
-    jaxprune.verify(state.params, state.opt_state)
+    if plan.dense_step is not None and first:
+        dense_params = files.load_weights(dense_file, params)
     seconds = time.perf_counter() - began
-    return Fitted(state.params, mask, dense_params, step, seconds)
+    return Fitted(params, mask, dense_params, step, seconds)
 
 
-def order(key: jax.Array, size: int) -> Callable[[int], jax.Array]:
-    """Makes the function from an epoch to the order of the digits in it."""
-    key = jax.random.fold_in(key, 1)
-    return jax.jit(
-        lambda epoch: jax.random.permutation(jax.random.fold_in(key, epoch), size)
+def make_program(
+    config: Settings,
+    network: Network,
+    plan: Plan,
+    feed: Feed,
+    layout: Layout,
+    accumulate: int = 1,
+    params: Any = None,
+) -> Program:
+    """Makes the compiled parts; `params` are looked at for their shapes."""
+    key = jax.random.key(config.run.seed)
+    begin = partial(first_state, network, plan.tx, key)
+    shapes = jax.eval_shape(begin, params)
+    lies = shardings(layout, shapes.params, shapes)
+    step_of = make_step(
+        config, network, plan.tx, jax.random.fold_in(key, 2), accumulate
     )
+    jit = partial(jax.jit, donate_argnums=0, out_shardings=(lies, None))
 
+    # The second result tells when a call is done; the state's own step is donated.
+    @partial(jit, in_shardings=(lies, None))
+    def one(state: State, arrays: Any) -> tuple[State, jax.Array]:
+        state = step_of(state, feed.batch(arrays, state.step))
+        return state, state.step + 0
 
-def steps_per_epoch(config: Config, digits: data.Digits) -> int:
-    """Counts whole batches; the digits left over are others in each epoch.
+    @partial(jit, in_shardings=(lies, None, None))
+    def many(state: State, arrays: Any, until: int) -> tuple[State, jax.Array]:
+        state = lax.while_loop(
+            lambda s: (s.step < until) & (s.bad < 0),
+            lambda s: step_of(s, feed.batch(arrays, s.step)),
+            state,
+        )
+        return state, state.step + 0
 
-    Raises:
-      Refused: if a batch is larger than the training set.
-    """
-    size, batch = len(digits.train.labels), config.training.batch
-    if batch > size:
-        raise Refused(f"--batch is {batch}, expected at most the {size} digits.")
-    return size // batch
+    return Program(jax.jit(begin, out_shardings=lies), one, many)
 
 
 def _next(step: int, period: int) -> int:

@@ -50,9 +50,16 @@ def dropout_rate(rate: ArrayLike, mask_leaf: Bool[Array, "..."]) -> Float[Array,
       rate: probability of dropping a unit before pruning, in [0, 1).
       mask_leaf: the mask of the layer's kernel.
 
+    Raises:
+      ValueError: if the mask has no element.
+
     Source:
       Han et al. 2015 (arXiv:1506.02626), section 3.2, equation 2.
     """
+    if not mask_leaf.size:
+        raise ValueError(
+            f"mask_leaf has shape {mask_leaf.shape}, expected at least one connection."
+        )
     # Rows are counted in integers, for float32 cannot count past 2**24.
     rows = jnp.sum(mask_leaf, axis=-1, dtype=jnp.int32).astype(jnp.float32)
     return jnp.asarray(rate, jnp.float32) * jnp.sqrt(jnp.sum(rows) / mask_leaf.size)

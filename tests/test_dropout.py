@@ -66,3 +66,8 @@ def test_inside_a_step_it_follows_the_mask():
         mask = jnp.arange(400) < 400 * alive
         dropped = float((step(x, mask, key) == 0).mean())
         assert dropped == pytest.approx(0.5 * alive**0.5, abs=0.01)
+
+
+def test_a_mask_without_connections_is_refused():
+    with pytest.raises(ValueError, match=r"mask_leaf has shape \(0, 4\), expected"):
+        jaxprune.dropout_rate(0.5, jnp.ones((0, 4), bool))

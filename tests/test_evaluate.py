@@ -11,6 +11,7 @@ import pytest
 
 from experiments import evaluate as program
 from experiments.data.loader import Batch
+from experiments.judge import make_accuracy
 from experiments.models import SQUEEZENET
 
 
@@ -34,7 +35,7 @@ def test_hits_are_counted_among_the_first_one_and_five():
         for i in range(0, 40, 10)
     ]
     network = SQUEEZENET._replace(module=Scores(), preprocessing="unit")
-    found = program.evaluate(network, {}, batches)
+    found = make_accuracy(network)({}, batches)
     rank = np.array(
         [
             np.flatnonzero(np.argsort(-row.astype(int)) == label)[0]

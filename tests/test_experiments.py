@@ -31,12 +31,15 @@ from experiments import (
     runs,
     seeds,
     summary,
+    tasks,
     train,
 )
-from experiments.bench import lenet5_step, select, step
+from experiments.bench import lenet5_step, neurons, select, step
 from experiments.config import Data, Pruning, Refused
 from experiments.flags import parse, qualities
+from experiments.log import Log
 from experiments.models import LENET5, LENET300
+from experiments.stop import Stopped
 
 
 ROOT = Path(__file__).parent.parent
@@ -84,7 +87,12 @@ def test_a_wrong_flag_exits_with_2_and_is_named(flags, message, capsys):
     assert message in capsys.readouterr().err
 
 
-BENCHES = {"select": select, "step": step, "lenet5_step": lenet5_step}
+BENCHES = {
+    "select": select,
+    "step": step,
+    "lenet5_step": lenet5_step,
+    "neurons": neurons,
+}
 
 
 @pytest.mark.parametrize(
@@ -95,6 +103,10 @@ BENCHES = {"select": select, "step": step, "lenet5_step": lenet5_step}
         ("step", "--pairs 0", "--pairs is 0, expected 8 or more."),
         ("step", "--stacks VGG", "--stacks is 'VGG', expected parts of 'LeNet-300-100"),
         ("lenet5_step", "--pairs 0", "--pairs is 0, expected 1 or more."),
+        ("neurons", "none --calls 0", "--calls is 0, expected 1 or more."),
+        ("neurons", "none --multiple 0", "--multiple is 0, expected 1 or more."),
+        ("neurons", "none --batches 0", "--batches is 0, expected 1 or more."),
+        ("neurons", "none", "none holds no finished run with pruned weights"),
     ],
 )
 def test_a_wrong_flag_of_a_benchmark_exits_with_2_and_is_named(
@@ -529,6 +541,32 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     assert f"\n  '/opt/my python/bin/python' {command} " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("step", "where"), [(40, "saved at step 40"), (0, "before")])
+def test_after_sigterm_one_line_says_how_to_go_on(tmp_path, capsys, step, where):
+    def stopped(config, digits, folder):
+        raise Stopped(step)
+
+    assert invoke("--out", str(tmp_path), "--overwrite", run=stopped) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith(f"Stopped, {where}")
+    assert lines[0].endswith(f"--out {tmp_path} --resume")
+
+
+def test_the_log_for_tensorboard_holds_the_numbers_too(tmp_path, monkeypatch):
+    log = Log(tmp_path / "metrics.jsonl", 0, tensorboard=True)
+    log.write({"step": 3, "round": "dense", "train_error": 12.5, "seconds": 1.0})
+    log.close()
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    written = events.read_bytes()
+    assert b"train_error" in written
+    assert np.float32(12.5).tobytes() in written
+    assert b"round" not in written
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(Refused, match="--tensorboard needs tensorboardX"):
+        Log(tmp_path / "metrics.jsonl", 0, tensorboard=True)
+
+
 def test_ctrl_c_before_the_run_begins_leaves_nothing(tmp_path, monkeypatch):
     def interrupted(config):
         raise KeyboardInterrupt
@@ -592,7 +630,7 @@ def test_a_loss_that_is_not_finite_before_any_checkpoint_says_how_to_start_anew(
 
 
 def train_order(config, size):
-    return np.asarray(train.order(jax.random.key(config.run.seed), size)(0))
+    return np.asarray(tasks.order(jax.random.key(config.run.seed), size)(0))
 
 
 def read_log(out):

@@ -11,6 +11,7 @@ from experiments.models.lenet import LeNet300 as LeNet300
 from experiments.models.network import Link as Link
 from experiments.models.network import Network as Network
 from experiments.models.network import Rates as Rates
+from experiments.models.network import resized as resized
 from experiments.models.preprocess import preprocess as preprocess
 from experiments.models.squeezenet import SQUEEZENET as SQUEEZENET
 from experiments.models.squeezenet import SqueezeNet as SqueezeNet

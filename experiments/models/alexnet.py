@@ -6,12 +6,14 @@ Source:
   the fc1, fc2 and fc3 of that table are fc6, fc7 and fc8 here.
 """
 
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import FrozenDict
 
 from experiments.models import conv, layers
 from experiments.models.network import Link, Network, Rates, drops
@@ -79,6 +81,7 @@ class AlexNet(nn.Module):
       dropped: the two layers whose units are dropped.
       classes: units of fc8.
       dtype: of the computation; params are float32.
+      widths: units of layers by name, where they are not those of `convs` and `hidden`.
     """
 
     convs: tuple[Conv, ...] = CAFFE
@@ -86,6 +89,7 @@ class AlexNet(nn.Module):
     dropped: tuple[str, ...] = ("fc6", "fc7")
     classes: int = 1000
     dtype: Any = jnp.float32
+    widths: Mapping[str, int] = FrozenDict()
 
     @nn.compact
     def __call__(
@@ -99,7 +103,7 @@ class AlexNet(nn.Module):
         x = images
         for i, spec in enumerate(self.convs, 1):
             x = nn.Conv(
-                spec.features,
+                self.widths.get(f"conv{i}", spec.features),
                 (spec.size, spec.size),
                 spec.stride,
                 spec.padding,
@@ -118,7 +122,7 @@ class AlexNet(nn.Module):
             x = layers.dropout(x, *drop["conv5"])
         for i, (units, std, bias) in enumerate(self.hidden, 6):
             x = nn.Dense(
-                units,
+                self.widths.get(f"fc{i}", units),
                 dtype=self.dtype,
                 kernel_init=_normal(std),
                 bias_init=nn.initializers.constant(bias),

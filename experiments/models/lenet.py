@@ -12,11 +12,13 @@ Source:
   Han et al. 2015 (arXiv:1506.02626), section 4.1, tables 1, 2 and 3.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import FrozenDict
 
 from experiments.models import layers
 from experiments.models.network import Link, Network, Rates, drops
@@ -29,9 +31,11 @@ class LeNet300(nn.Module):
 
     Attributes:
       dtype: of the computation; params are float32.
+      widths: units of fc1 and fc2 by name, where they are not 300 and 100.
     """
 
     dtype: Any = jnp.float32
+    widths: Mapping[str, int] = FrozenDict()
 
     @nn.compact
     def __call__(
@@ -44,6 +48,7 @@ class LeNet300(nn.Module):
         drop = drops(("fc1", "fc2"), rates, rng)
         x = images.reshape(images.shape[0], -1)
         for name, units in (("fc1", 300), ("fc2", 100)):
+            units = self.widths.get(name, units)
             x = nn.relu(_dense(units, self.dtype, name)(x))
             if name in drop:
                 x = layers.dropout(x, *drop[name])
@@ -58,9 +63,11 @@ class LeNet5(nn.Module):
 
     Attributes:
       dtype: of the computation; params are float32.
+      widths: units of conv1, conv2 and fc1 by name, where they are not 20, 50 and 500.
     """
 
     dtype: Any = jnp.float32
+    widths: Mapping[str, int] = FrozenDict()
 
     @nn.compact
     def __call__(
@@ -71,10 +78,12 @@ class LeNet5(nn.Module):
     ) -> jax.Array:
         """Gives logits (batch, 10); `rates` and `rng` as `network` says."""
         drop = drops(("fc1",), rates, rng)
-        x = layers.ConvPool(20, 5, dtype=self.dtype, name="conv1")(images)
-        x = layers.ConvPool(50, 5, dtype=self.dtype, name="conv2")(x)
+        x = images
+        for name, units in (("conv1", 20), ("conv2", 50)):
+            units = self.widths.get(name, units)
+            x = layers.ConvPool(units, 5, dtype=self.dtype, name=name)(x)
         x = x.reshape(x.shape[0], -1)
-        x = nn.relu(_dense(500, self.dtype, "fc1")(x))
+        x = nn.relu(_dense(self.widths.get("fc1", 500), self.dtype, "fc1")(x))
         if "fc1" in drop:
             x = layers.dropout(x, *drop["fc1"])
         return _dense(10, self.dtype, "fc2")(x).astype(jnp.float32)

@@ -14,6 +14,9 @@ attribute of every module, is that of the computation:
 
     module = network.module.clone(dtype=jnp.bfloat16)
 
+So is `widths`, the number of units of layers that are not as wide as in the paper, by
+name; `resized` makes a network of the widths that given params have.
+
 Which kernel does a dropout rate follow? Equation 2 of the paper lowers the rate of
 layer i by the square root of the connections left in layer i, and equation 1 counts
 those as C_i = N_i N_(i-1): the weights between the units of layer i and the layer
@@ -25,43 +28,15 @@ Source:
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 
+from jaxprune.units import Link as Link
+
 
 Rates = Mapping[str, jax.Array | float]
-
-
-class Link(NamedTuple):
-    """One kernel feeding another, both named by path.
-
-    A unit is an output channel of the producer. Where `fan` positions of n channels are
-    flattened in the order height, width, channel, the consumer's row for position p
-    and unit u is p n + offset + u. A grouped consumer has n / groups rows, and its
-    output channels are in as many groups; unit u is row u mod (n / groups) of the
-    outputs of group u div (n / groups).
-
-    Attributes:
-      producer: path of the kernel whose last axis counts the units.
-      consumer: path of the kernel whose second-to-last axis reads them.
-      fan: consumer rows per unit, for a flatten in between: height * width.
-      offset: the units of other producers that stand before these, where several are
-        concatenated.
-      groups: groups of the consumer.
-      between: what lies between, in order, of what decides how a unit may be removed.
-        Through "relu" a constant unit stays a constant, "max pool" and a flatten leave
-        it as it is, "zero padding" does so only if it is 0, and through "LRN" and
-        "GroupNorm" a unit acts on its neighbours.
-    """
-
-    producer: str
-    consumer: str
-    fan: int = 1
-    offset: int = 0
-    groups: int = 1
-    between: tuple[str, ...] = ("relu",)
 
 
 class Network(NamedTuple):
@@ -135,3 +110,35 @@ def drops(
         )
     keys = dict(zip(names, jax.random.split(rng, len(names)), strict=True))
     return {name: (rate, keys[name]) for name, rate in rates.items()}
+
+
+def resized(network: Network, params: Any) -> Network:
+    """Gives a network of the widths that params have, as after removing units.
+
+    Args:
+      network: what the params are of, but for the widths.
+      params: params or their shapes.
+
+    Returns:
+      The network with its module, the offsets of its links and `flatten` made to fit.
+    """
+    shapes = {
+        jax.tree_util.keystr(key, simple=True, separator="/"): leaf.shape
+        for key, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+    units = {link.producer: shapes[link.producer][-1] for link in network.links}
+    links, flatten = [], dict(network.flatten)
+    for link in network.links:
+        before = {
+            other.producer
+            for other in network.links
+            if other.consumer == link.consumer and other.offset < link.offset
+        }
+        links.append(link._replace(offset=sum(units[path] for path in before)))
+        if link.consumer in flatten:
+            _, height, width = flatten[link.consumer]
+            flatten[link.consumer] = (units[link.producer], height, width)
+    widths = {path.rpartition("/")[0]: n for path, n in units.items()}
+    return network._replace(
+        module=network.module.clone(widths=widths), links=tuple(links), flatten=flatten
+    )

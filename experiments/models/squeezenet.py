@@ -5,11 +5,13 @@ Source:
   padding, pooling with Caffe's rounding, conv_final with padding 1.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import FrozenDict
 
 from experiments.models import conv, layers
 from experiments.models.network import Link, Network, Rates, drops
@@ -31,19 +33,22 @@ class Fire(nn.Module):
     Attributes:
       squeeze: channels of the first convolution; each branch has four times as many.
       dtype: of the computation; params are float32.
+      widths: channels by name, "squeeze", "expand1", "expand3", where they are others.
     """
 
     squeeze: int
     dtype: Any = jnp.float32
+    widths: Mapping[str, int] = FrozenDict()
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = nn.relu(_conv(self.squeeze, 1, self.dtype, "squeeze")(x))
-        wide = 4 * self.squeeze
-        branches = [
-            _conv(wide, size, self.dtype, f"expand{size}", padding=size // 2)(x)
-            for size in (1, 3)
-        ]
+        narrow = self.widths.get("squeeze", self.squeeze)
+        x = nn.relu(_conv(narrow, 1, self.dtype, "squeeze")(x))
+        branches = []
+        for size in (1, 3):
+            name = f"expand{size}"
+            wide = self.widths.get(name, 4 * self.squeeze)
+            branches.append(_conv(wide, size, self.dtype, name, padding=size // 2)(x))
         return nn.relu(jnp.concatenate(branches, axis=-1))
 
 
@@ -55,10 +60,13 @@ class SqueezeNet(nn.Module):
     Attributes:
       classes: channels of conv_final.
       dtype: of the computation; params are float32.
+      widths: channels of layers by name, "fire2/squeeze" and so on, where they are
+        others.
     """
 
     classes: int = 1000
     dtype: Any = jnp.float32
+    widths: Mapping[str, int] = FrozenDict()
 
     @nn.compact
     def __call__(
@@ -69,10 +77,17 @@ class SqueezeNet(nn.Module):
     ) -> jax.Array:
         """Gives logits (batch, classes); `rates` and `rng` as `network` says."""
         drop = drops(("fire9",), rates, rng)
-        x = nn.relu(_conv(96, 7, self.dtype, "conv1", stride=2)(images))
+        first = self.widths.get("conv1", 96)
+        x = nn.relu(_conv(first, 7, self.dtype, "conv1", stride=2)(images))
         x = conv.max_pool(x, 3, 2)
         for i, squeeze in SQUEEZE.items():
-            x = Fire(squeeze, self.dtype, name=f"fire{i}")(x)
+            name = f"fire{i}"
+            own = {
+                path.removeprefix(f"{name}/"): n
+                for path, n in self.widths.items()
+                if path.startswith(f"{name}/")
+            }
+            x = Fire(squeeze, self.dtype, FrozenDict(own), name=name)(x)
             x = conv.max_pool(x, 3, 2) if i in POOLED else x
         if "fire9" in drop:
             x = layers.dropout(x, *drop["fire9"])

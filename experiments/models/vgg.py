@@ -5,12 +5,14 @@ Source:
   (arXiv:1506.02626), section 4.3, table 5.
 """
 
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import FrozenDict
 
 from experiments.models import conv, layers
 from experiments.models.network import Link, Network, Rates, drops
@@ -32,12 +34,14 @@ class VGG16(nn.Module):
       classes: units of fc8.
       norm_groups: groups of the GroupNorm after each convolution; 0 for none.
       dtype: of the computation; params are float32.
+      widths: units of layers by name, where they are not those of `BLOCKS` and `units`.
     """
 
     units: int = 4096
     classes: int = 1000
     norm_groups: int = 0
     dtype: Any = jnp.float32
+    widths: Mapping[str, int] = FrozenDict()
 
     @nn.compact
     def __call__(
@@ -52,12 +56,13 @@ class VGG16(nn.Module):
         x = images
         for block, (features, count) in enumerate(BLOCKS, 1):
             for i in range(1, count + 1):
+                name = f"conv{block}_{i}"
                 x = nn.Conv(
-                    features,
+                    self.widths.get(name, features),
                     (3, 3),
                     dtype=self.dtype,
                     kernel_init=he,
-                    name=f"conv{block}_{i}",
+                    name=name,
                 )(x)
                 if self.norm_groups:
                     name = f"norm{block}_{i}"
@@ -66,7 +71,8 @@ class VGG16(nn.Module):
             x = conv.max_pool(x, 2, 2)
         x = x.reshape(x.shape[0], -1)
         for name in ("fc6", "fc7"):
-            dense = nn.Dense(self.units, dtype=self.dtype, kernel_init=he, name=name)
+            units = self.widths.get(name, self.units)
+            dense = nn.Dense(units, dtype=self.dtype, kernel_init=he, name=name)
             x = nn.relu(dense(x))
             if name in drop:
                 x = layers.dropout(x, *drop[name])

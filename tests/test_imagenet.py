@@ -1,0 +1,296 @@
+"""VGG-16 and AlexNet: command line, recipes in turns, rounds, dry run, photographs."""
+
+import csv
+import dataclasses
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from safetensors.numpy import load_file
+from small_task import CONFIG, NETWORK
+
+import jaxprune
+from experiments import alexnet_prune, imagenet, processes, recipes, vgg16_prune
+from experiments.config import Devices, Refused
+from experiments.flags import qualities
+from experiments.models import ALEXNET, VGG16_CAFFE
+from experiments.optimizers import in_turn
+
+
+ROOT = Path(__file__).parent.parent
+PROGRAMS = {"alexnet_prune": alexnet_prune, "vgg16_prune": vgg16_prune}
+
+
+def replaced(config, **groups):
+    """Replaces settings: `replaced(config, pruning={"rounds": 2})`."""
+    new = {k: dataclasses.replace(getattr(config, k), **v) for k, v in groups.items()}
+    return dataclasses.replace(config, **new)
+
+
+# Command line
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_help_names_every_flag_and_what_is_ours(name, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        PROGRAMS[name].main(["--help"])
+    assert stopped.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    config = PROGRAMS[name].CONFIG
+    for group in dataclasses.fields(config):
+        if group.name == "network":
+            continue
+        for field in dataclasses.fields(getattr(config, group.name)):
+            assert f"--{field.name.replace('_', '-')} " in text
+    assert "ours are the" in text
+    assert f"usage: python -m experiments.{name} [-h]" in text
+
+
+def test_the_data_set_chooses_the_defaults(capsys):
+    chosen = lambda *flags: imagenet._chosen(vgg16_prune.PRESETS, list(flags))
+    assert chosen() == "caffe"
+    assert chosen("--lr", "0.1", "--convention", "torchvision") == "torchvision"
+    assert chosen("--dataset", "cifar10", "--rounds", "2") == "cifar10"
+    assert chosen("--dataset", "imagenette", "--resume") == "caffe"
+    with pytest.raises(SystemExit):
+        vgg16_prune.main(["--dataset", "cifar10", "--help"])
+    assert "(default: cifar10)" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("", "VGG-16 does not train from scratch on inputs of --convention caffe"),
+        ("--process 1", "--coordinator, --processes and --process belong together"),
+        (
+            "--coordinator a:1 --processes 2 --process 2",
+            "--process is 2, expected 0 to 1",
+        ),
+        ("--mesh data=3 --batch 16", "--batch is 16, expected a multiple of 3"),
+        ("--accumulate 0", "--batch is 256, expected a multiple of 0"),
+        ("--mesh rows=3", "--mesh is 'rows=3', expected sizes of data and model"),
+        ("--data-dir nowhere", "ILSVRC2012_img_train.tar"),
+        ("--data-dir nowhere --dataset cifar10", "CIFAR-10 is not in nowhere"),
+    ],
+)
+def test_what_cannot_run_is_told_and_leaves_nothing(flags, message, tmp_path, capsys):
+    out = tmp_path / "run"
+    if flags:
+        flags += " --convention torchvision"
+    assert vgg16_prune.main([*flags.split(), "--out", str(out)]) == 1
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_the_environment_tells_of_several_hosts(monkeypatch):
+    for name in ("TPU_WORKER_HOSTNAMES", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    started = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *a: started.append(a))
+    processes.start_processes(Devices())
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost")
+    processes.start_processes(Devices())
+    assert started == []
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b")
+    processes.start_processes(Devices())
+    assert started == [()]
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "")
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    processes.start_processes(Devices())
+    assert started == [(), ()]
+    processes.start_processes(Devices(coordinator="a:1", processes=2, process=1))
+    assert started[-1] == ("a:1", 2, 1)
+
+
+# Recipes
+
+
+@pytest.mark.parametrize("network", [ALEXNET, VGG16_CAFFE], ids=lambda n: n.name)
+def test_default_qualities_keep_what_the_paper_keeps(network):
+    """Of weights drawn from the spread that they are made for."""
+    draw = np.random.default_rng(0)
+    quality = qualities(imagenet.spread_quality(network.kept))
+    assert set(quality) == set(network.kept)
+    params = {
+        path.split("/")[0]: {"kernel": draw.laplace(0, 0.01, (400, 500))}
+        for path in network.kept
+    }
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
+    mask = jaxprune.prune_now(params, jaxprune.by_std(quality))[1]
+    for path, percent in network.kept.items():
+        kept = 100 * float(jnp.mean(mask[path.split("/")[0]]["kernel"]))
+        assert abs(kept - percent) < 0.5, path
+
+
+def test_in_turn_moves_what_is_not_frozen_only():
+    params = {"conv": {"kernel": jnp.ones(3), "bias": jnp.ones(2)}}
+    params["fc"] = {"kernel": jnp.ones(4)}
+    params["fc1"] = {"kernel": jnp.ones(4)}  # a name that begins like another's
+    inner = optax.with_extra_args_support(optax.adam(0.1))
+    tx = in_turn(inner, [(1, ["fc/kernel", "fc1/kernel"]), (3, ["conv/kernel"])])
+    state, moved = tx.init(params), []
+    update = jax.jit(tx.update)
+    for _ in range(5):
+        updates, state = update(jax.tree.map(jnp.ones_like, params), state, params)
+        moved.append({k: bool(jnp.any(v["kernel"] != 0)) for k, v in updates.items()})
+        assert bool(jnp.any(updates["conv"]["bias"] != 0)) == moved[-1]["conv"]
+    all_move = {"conv": True, "fc": True, "fc1": True}
+    conv_moves = {"conv": True, "fc": False, "fc1": False}
+    assert moved[:3] == [all_move, conv_moves, conv_moves]
+    assert moved[3:] == [{k: not v for k, v in conv_moves.items()}] * 2
+
+
+def masks_by_step(config, epoch, given=False):
+    """Runs a plan on params of the small network that never move."""
+    plan = recipes.plan(config, NETWORK, epoch, given)
+    images = jnp.zeros((1, *NETWORK.input))
+    params = NETWORK.module.init(jax.random.key(0), images)["params"]
+    state, kept = plan.tx.init(params), []
+    update = jax.jit(plan.tx.update)
+    for _ in range(plan.steps):
+        updates, state = update(jax.tree.map(jnp.zeros_like, params), state, params)
+        params = optax.apply_updates(params, updates)
+        mask = jaxprune.get_mask(state)
+        kept.append({k: float(jnp.mean(v["kernel"])) for k, v in mask.items()})
+    return plan, kept
+
+
+def test_turns_prune_convolutions_then_dense_layers():
+    config = replaced(
+        CONFIG,
+        training={"dense_epochs": 1, "lr": 1e-6},
+        pruning={"rounds": 2, "retrain_epochs": 1, "freeze": "turns"},
+    )
+    plan, kept = masks_by_step(config, epoch=2)
+    names = ["dense", "round 1 conv", "round 1 fc", "round 2 conv", "round 2 fc"]
+    assert plan.phases == tuple(zip((0, 2, 4, 6, 8), names, strict=True))
+    assert plan.ends == dict(zip((2, 4, 6, 8, 10), names, strict=True))
+    changed = [
+        {k for k in kept[0] if now[k] != before[k]}
+        for before, now in itertools.pairwise(kept)
+    ]
+    conv, fc = {"conv1"}, {"fc2", "fc3"}
+    assert changed == [set(), conv, set(), fc, set(), conv, set(), fc, set()]
+
+
+def test_given_weights_are_pruned_at_once():
+    config = replaced(CONFIG, pruning={"freeze": "turns", "retrain_epochs": 1})
+    plan, kept = masks_by_step(config, epoch=2, given=True)
+    assert plan.phases == ((0, "round 1 conv"), (2, "round 1 fc"))
+    assert plan.ends == {0: "dense", 2: "round 1 conv", 4: "round 1 fc"}
+    assert kept[0]["conv1"] < 1 == kept[0]["fc2"]
+
+
+def test_rewinding_prunes_geometrically_and_replays_the_learning_rate():
+    config = replaced(
+        CONFIG,
+        training={"dense_epochs": 5, "warmup": 1, "lr": 0.5},
+        pruning={"recipe": "rewind", "rounds": 3, "retrain_epochs": 2, "target": 8},
+    )
+    _, kept = masks_by_step(config, epoch=4)
+    weights = {"conv1": 432, "fc2": 8192, "fc3": 512}
+    alive = [sum(weights[k] * row[k] for k in weights) for row in kept]
+    # 9,136 weights and 64 biases; 1,150 parameters are left of 9,200, so 1,086 weights.
+    left = [9136 * (1086 / 9136) ** (r / 3) for r in (1, 2, 3)]
+    assert alive[19] == 9136
+    for begin, want in zip((20, 28, 36), left, strict=True):
+        assert alive[begin] == alive[begin + 7] == pytest.approx(want, abs=1)
+    dense = optax.warmup_cosine_decay_schedule(0.0, 0.5, 4, 20)
+    lr = recipes._then(config.training, 20, 4, [20, 28, 36], lambda u: dense(12 + u))
+    found = [float(lr(step)) for step in range(44)]
+    # Steps 12 to 19 of dense training three times more.
+    assert found[20:] == pytest.approx(found[12:20] * 3)
+    assert found[12] > found[19] > 0
+    too_long = replaced(config, pruning={"retrain_epochs": 6})
+    with pytest.raises(Refused, match="--retrain-epochs is 6, expected at most the 5"):
+        recipes.plan(too_long, NETWORK, 4)
+
+
+# Photographs
+
+
+def tfds() -> str:
+    folder = os.environ.get("JAXPRUNE_DATA")
+    if not folder:
+        pytest.skip("JAXPRUNE_DATA does not name the folder that holds tfds/")
+    return str(Path(folder) / "tfds")
+
+
+SPLITS = ["--train-split", "validation[:800]", "--eval-split", "validation[800:816]"]
+SMALL = [*SPLITS, *"--batch 8 --crop 67 --resize 72 --log-every 1".split()]
+
+
+@pytest.mark.data
+def test_a_dry_run_tells_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    flags = [*SMALL, "--data-dir", tfds(), "--dry-run", "--mesh", "data=1"]
+    assert alexnet_prune.main(flags) == 0
+    text = capsys.readouterr().out
+    for words in ("fc6/kernel", "GiB", "steps, round 5 fc", "images/s", "16 images of"):
+        assert words in text
+    # 100 steps an epoch; 90 epochs dense, five rounds of two turns of 10.
+    assert "19,000" in text
+    assert list(tmp_path.iterdir()) == []
+
+
+PHASES = {
+    "alexnet_prune": "--recipe paper --rounds 1 --dense-epochs 0.03",
+    "vgg16_prune": "--recipe gradual --epochs 0.06 --period 1 --ramp 0.2 0.7",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_on_photographs_killed_and_resumed(name, tmp_path):
+    """Each program goes through all its phases; one is killed and goes on."""
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    flags = [*SMALL, *PHASES[name].split(), "--data-dir", tfds(), "--mesh", "data=1"]
+    flags += "--retrain-epochs 0.02 --checkpoint-every 2".split()
+    if name == "vgg16_prune":
+        flags += "--crop 48 --resize 48 --target 4".split()
+        flags += "--convention torchvision".split()
+    command = [sys.executable, "-m", f"experiments.{name}", *flags, "--out"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+
+    process = subprocess.Popen([*command, str(killed)], cwd=ROOT, env=env, **quiet)
+    deadline = time.monotonic() + 600
+    while not (killed / "checkpoints" / "2").exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (killed / "result.json").exists()
+    for more in ([str(killed), "--resume"], [str(whole)]):
+        done = subprocess.run([*command, *more], cwd=ROOT, env=env, **quiet)
+        assert done.returncode == 0, done.stdout
+
+    for file in ("dense.safetensors", "pruned.safetensors"):
+        a, b = load_file(killed / file), load_file(whole / file)
+        assert a.keys() == b.keys()
+        for leaf in a:
+            assert a[leaf].tobytes() == b[leaf].tobytes(), (file, leaf)
+    result = json.loads((whole / "result.json").read_text())
+    assert result["judged_on"] == "16 images of validation[800:816]"
+    assert 0 <= result["top5_error"] <= result["error"] <= 100
+    with (killed / "rounds.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows == list(csv.DictReader((whole / "rounds.csv").open(newline="")))
+    assert len({row["round"] for row in rows}) == len(rows) == 3
+    alive = [int(row["alive_weights"]) for row in rows]
+    assert alive == sorted(alive, reverse=True)
+    assert alive[-1] == result["alive_weights"] < result["weights"]
+    if name == "vgg16_prune":
+        assert result["compression_params"] == pytest.approx(4, rel=1e-6)
