@@ -39,6 +39,8 @@ from jaxprune._types import MaskSchedule as MaskSchedule
 from jaxprune._types import Params as Params
 from jaxprune._types import Scores as Scores
 from jaxprune._types import Step as Step
+from jaxprune.compress._save import load as load
+from jaxprune.compress._save import save as save
 
 
 __version__ = "0.1.0"
