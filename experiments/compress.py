@@ -39,7 +39,7 @@ from experiments import data, lenet5_prune, lenet300_prune, page, runs, sizes
 from experiments.config import Config, Data, Refused, Training
 from experiments.models import LENET5, LENET300, Network
 from experiments.sharing import Sharing, share_and_train
-from experiments.step import Diverged, make_evaluate
+from experiments.step import Diverged
 from jaxprune import compress
 
 
@@ -136,17 +136,18 @@ def compress_run(
         lr=options.lr, batch=options.batch, dropout=0.0, regularizer="none"
     )
     seed = int(run.result["seed"])
-    config = Config(network=network.name, training=training)
+    config = Config(network=network.name, data=run.data, training=training)
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, seed=seed))
     began = time.perf_counter()
-    params = share_and_train(config, network, digits, run.params, run.mask, sharing)
+    task = runs.task_of(config, network, digits)
+    params = share_and_train(config, network, task, run.params, run.mask, sharing)
     seconds = time.perf_counter() - began
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "net.safetensors"
     compress.save(path, params, run.mask, coder=options.coder)
     # What is judged is what the file gives.
     params, _ = compress.load(path, run.params)
-    error = make_evaluate(network)(params, *data.put(digits.judge))
+    error = task.judge(params)["error"]
     found = compress.sizes(path)
     sizes.write_layers(folder / "layers.csv", found, network)
     return sizes.row(found) | {
@@ -172,7 +173,8 @@ def folders_of(options: Options, network: Network, module: ModuleType) -> list[P
             ),
             run=dataclasses.replace(config.run, out=folder, resume=folder.exists()),
         )
-        runs.one(module.run, config, network, folder, time.perf_counter())
+        began = time.perf_counter()
+        runs.one(module.run, config, network, folder, runs.prepare, began)
         return [folder]
     seeds = sorted(path.parent for path in options.run.glob("seed*/pruned.safetensors"))
     return seeds or [options.run]

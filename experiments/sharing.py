@@ -9,11 +9,10 @@ import optax
 from jax import lax
 
 import jaxprune
-from experiments import data
 from experiments.config import Config
 from experiments.models import Network
-from experiments.step import first_state, make_step, sound
-from experiments.train import order, steps_per_epoch
+from experiments.step import State, first_state, make_step, sound
+from experiments.tasks import Task
 from jaxprune import compress
 
 
@@ -34,7 +33,7 @@ class Sharing(NamedTuple):
 def share_and_train(
     config: Config,
     network: Network,
-    digits: data.Digits,
+    task: Task,
     params: Any,
     mask: Any,
     sharing: Sharing,
@@ -47,7 +46,7 @@ def share_and_train(
     Args:
       config: its `training` and `run.seed` are used.
       network: what is trained.
-      digits: what it is trained on.
+      task: what it is trained on.
       params: pruned params.
       mask: their mask.
       sharing: bits, first centroids, epochs.
@@ -59,31 +58,25 @@ def share_and_train(
     params, codes = compress.share(
         params, mask, sharing.bits, init=sharing.init, seed=config.run.seed
     )
-    epoch_steps = steps_per_epoch(config, digits)
-    steps = round(sharing.epochs * epoch_steps)
+    feed = task.feed
+    steps = round(sharing.epochs * feed.steps_per_epoch)
     if not steps:
         return params
     lr = optax.cosine_decay_schedule(config.training.lr, steps)
     tx = jaxprune.prune(compress.tie(optax.adam(lr), codes), jaxprune.hold, mask)
     key = jax.random.key(config.run.seed)
-    images, labels = data.put(digits.train)
-    params = jax.tree.map(jnp.asarray, params)
-    state = first_state(network, tx, images.shape[1:], key)
-    state = state._replace(params=params, opt_state=tx.init(params))
+    state = first_state(network, tx, key, jax.tree.map(jnp.asarray, params))
     train_step = make_step(config, network, tx, jax.random.fold_in(key, 3))
-    rows_of, batch = order(key, images.shape[0]), config.training.batch
 
     @partial(jax.jit, donate_argnums=0)
-    def run(state: Any, images: Any, labels: Any, rows: Any, until: Any) -> Any:
-        def one(state: Any) -> Any:
-            first = state.step % epoch_steps * batch
-            some = lax.dynamic_slice(rows, (first,), (batch,))
-            pixels = images[some].astype(jnp.float32) / 255
-            return train_step(state, (pixels, labels[some]))
+    def run(state: State, arrays: Any, until: int) -> State:
+        return lax.while_loop(
+            lambda s: (s.step < until) & (s.bad < 0),
+            lambda s: train_step(s, feed.batch(arrays, s.step)),
+            state,
+        )
 
-        return lax.while_loop(lambda s: (s.step < until) & (s.bad < 0), one, state)
-
-    for begin in range(0, steps, epoch_steps):
-        until = min(begin + epoch_steps, steps)
-        state = run(state, images, labels, rows_of(begin // epoch_steps), until)
+    for begin in range(0, steps, feed.steps_per_epoch):
+        until = min(begin + feed.steps_per_epoch, steps)
+        state = run(state, feed.arrays(begin), until)
     return sound(state, None).params

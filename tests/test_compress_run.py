@@ -141,3 +141,25 @@ def test_the_published_squeezenet_takes_less_than_545_000_bytes(tmp_path):
     assert sizes.file_bytes == sizes.header_bytes + sizes.total.bytes
     # The file as published has 675,763; xz makes 559,656 of it.
     assert sizes.file_bytes <= 530_000
+
+
+def test_without_a_run_it_prunes_first(tmp_path, monkeypatch, capsys):
+    config = lenet300_prune.CONFIG
+    pruning = dataclasses.replace(config.pruning, epochs=0.2, period=1)
+    monkeypatch.setattr(
+        lenet300_prune, "CONFIG", dataclasses.replace(config, pruning=pruning)
+    )
+    given = ["--out", str(tmp_path), "--epochs", "0.1", "--target", "20"]
+    assert command.main(given) == 0
+    (row,) = read(tmp_path / "compressed.csv")
+    assert int(row["alive"]) == 266_610 // 20
+    _, mask = compress.load(tmp_path / "net.safetensors")
+    dead = sum(int((~m).sum()) for m in jax.tree.leaves(mask))
+    assert dead == 266_610 - 266_610 // 20
+    # What is pruned already is not pruned again.
+    before = (tmp_path / "pruned" / "pruned.safetensors").stat().st_mtime_ns
+    assert command.main([*given, "--bits", "2"]) == 0
+    assert (tmp_path / "pruned" / "pruned.safetensors").stat().st_mtime_ns == before
+    (again,) = read(tmp_path / "compressed.csv")
+    assert int(again["file_bytes"]) < int(row["file_bytes"])
+    assert "LeNet-300-100, seed 0" in capsys.readouterr().out

@@ -130,7 +130,10 @@ def read_rows(table: Any, start: int) -> Iterable[Row]:
 def _leaf(row: dict[str, Any]) -> Leaf:
     parts = {part: _number(size) for part, size in row["parts"].items()}
     shape = tuple(_number(n) for n in row["shape"])
-    if not set(parts) <= set(PARTS) or math.prod(shape) >= 1 << 48:
+    # Of a shape with a 0 in it, the rest must be fit for NumPy as well.
+    if len(shape) > 32 or math.prod(max(n, 1) for n in shape) >= 1 << 48:
+        raise ValueError
+    if not set(parts) <= set(PARTS):
         raise ValueError
     leaf = Leaf(shape, _DTYPES[row["dtype"]], parts)
     if "alive" not in row:
