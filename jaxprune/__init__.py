@@ -22,6 +22,7 @@ from jaxprune._prune import PruneState as PruneState
 from jaxprune._prune import prune as prune
 from jaxprune._prune import prune_now as prune_now
 from jaxprune._quality import to_quality as to_quality
+from jaxprune._refine import refine as refine
 from jaxprune._schedules import every as every
 from jaxprune._schedules import hold as hold
 from jaxprune._schedules import once as once

@@ -14,7 +14,7 @@ class Plan(NamedTuple):
     """The best choices for every cost up to the one that was given.
 
     Attributes:
-      best: the least loss that costs at most so many units.
+      best: the least loss that costs so many units.
       chosen: for each list and number of units, what to take of the list.
       units: what each choice costs, rounded up.
       unit: how much one of them is.
@@ -30,6 +30,8 @@ def plan(
     losses: Sequence[Float[np.ndarray, " choices"]],
     costs: Sequence[Float[np.ndarray, " choices"]],
     room: float,
+    *,
+    exactly: bool = False,
 ) -> Plan:
     """Finds the best choices for each cost up to `room`, by dynamic programming.
 
@@ -46,11 +48,14 @@ def plan(
       losses: of the choices of each list; added up. What is not finite is not taken.
       costs: of the same choices, 0 or more.
       room: what they may cost together, 0 or more.
+      exactly: whether `best` is of choices that cost just so many units, instead of at
+        most so many; infinite where there are none.
     """
     whole = all(np.array_equal(cost, np.round(cost)) for cost in costs)
     unit = 1.0 if whole and room <= BUCKETS else room / BUCKETS
     size = int(room / unit + 1e-9) if unit else 0
-    best = np.zeros(size + 1)
+    best = np.full(size + 1, np.inf if exactly else 0.0)
+    best[0] = 0.0
     chosen, units = [], []
     for loss, cost in zip(losses, costs, strict=True):
         # A hair less, so that 3.0000000001 units are 3.

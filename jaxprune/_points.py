@@ -75,6 +75,7 @@ def fingerprint(
 
 
 def _read(path: Path, about: str) -> Known:
+    lines = []
     try:
         head, *lines = path.read_text().splitlines()
         fits = json.loads(head)["scan"] == about

@@ -4,7 +4,6 @@ import glob
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import PyTree
 
@@ -64,7 +63,7 @@ def to_quality(
             raise ValueError(
                 f"the sparsity of {name} is {share}, expected a fraction in [0, 1)."
             )
-        threshold = _threshold(*jax.device_get((w, m)), share)
+        threshold = _threshold(np.asarray(w), np.asarray(m), share)
         if threshold is not None and float(sigma) > 0:
             found[glob.escape(name)] = float(threshold) / float(sigma)
     return found

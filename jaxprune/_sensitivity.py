@@ -1,5 +1,6 @@
 """How each leaf alone bears pruning: the scan. What to choose from it is `_solve`."""
 
+import functools
 import glob
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -105,7 +106,7 @@ def sensitivity_scan(
     for path, levels in _by_leaf(sparsities, rows, "sparsities").items():
         counts = sorted({_dead(rows[path], level) for level in levels} - {start[path]})
         wanted |= dict.fromkeys(Point(path, dead, 0.0) for dead in counts)
-    prune = pruner(criterion, list(rows))
+    prune = pruner(criterion, tuple(rows))
 
     def measure(point: Point) -> float:
         counts = start | ({point.leaf: point.dead} if point.leaf else {})
@@ -148,8 +149,12 @@ def sensitivity_scan(
     return Scan(whole, shares, curves, {path: row.size for path, row in rows.items()})
 
 
-def pruner(criterion: Criterion, names: list[str]) -> Any:
-    """Makes the function that prunes each leaf to its own, traced sparsity."""
+@functools.lru_cache(maxsize=8)
+def pruner(criterion: Criterion, names: tuple[str, ...]) -> Any:
+    """Makes the function that prunes each leaf to its own, traced sparsity.
+
+    Kept, so that several scans compile it once.
+    """
 
     @jax.jit
     def prune(

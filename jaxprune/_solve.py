@@ -45,6 +45,7 @@ def solve(
     *,
     total: int | float | None = None,
     value: int | float | None = None,
+    exactly: bool = False,
     additive: Literal["value", "log"] = "value",
     between: int = 8,
 ) -> Solution:
@@ -70,6 +71,9 @@ def solve(
       costs: what the total counts; the default is live prunable weights.
       total: at most this much, in the unit of `costs`.
       value: a loss of at most this much, predicted. Give this or `total`.
+      exactly: whether all of `total` is to be spent. Where pruning lowers the loss of a
+        sample, as a little of it often does, less than the total would be chosen
+        otherwise, for the sake of a gain that other data may not show.
       additive: whether increases of the loss add up, or those of its logarithm.
       between: points tried between two neighbouring levels.
 
@@ -101,7 +105,7 @@ def solve(
     more = [cost - low for cost, low in zip(spent, least, strict=True)]
     floor = costs.fixed + math.fsum(least)
     if total is not None:
-        picked = _within(losses, more, total - floor)
+        picked = _within(losses, more, total - floor, exactly)
         if picked is None:
             raise ValueError(
                 f"total is {total:g}, expected at least {floor:g}, what is left with "
@@ -116,7 +120,7 @@ def solve(
             )
     places = [float(i) for i in picked]
     if total is not None and between:
-        places = _filled(losses, spent, picked, total - costs.fixed)
+        places = _filled(losses, spent, picked, total - costs.fixed, exactly)
     at = lambda lists: [
         float(np.interp(place, np.arange(len(values)), values))
         for values, place in zip(lists, places, strict=True)
@@ -154,12 +158,20 @@ def _grid(levels: Float[np.ndarray, " levels"], between: int) -> np.ndarray:
     return np.interp(places, np.arange(len(levels)), levels)
 
 
-def _within(losses: list, more: list, room: float) -> list[int] | None:
+def _within(losses: list, more: list, room: float, exactly: bool) -> list[int] | None:
     """Chooses the least loss within a cost."""
+    most = math.fsum(cost.max() for cost in more)
     # Rounded sums of the least costs may pass the total by a hair.
-    if room < -1e-9 * max(1.0, sum(cost.max() for cost in more)):
+    if room < -1e-9 * max(1.0, most):
         return None
-    found = plan(losses, more, min(max(room, 0.0), math.fsum(c.max() for c in more)))
+    room = min(max(room, 0.0), most)
+    if exactly:
+        found = plan(losses, more, room, exactly=True)
+        # Near enough for the rest to be spent between two points of the grid.
+        near = found.best[-1 - len(found.best) // 200 - len(losses) :]
+        if np.isfinite(near).any():
+            return take(found, len(found.best) - len(near) + int(near.argmin()))
+    found = plan(losses, more, room)
     return take(found, len(found.best) - 1)
 
 
@@ -179,7 +191,7 @@ def _reaching(losses: list, more: list, most: float) -> list[int] | None:
 
 
 def _filled(
-    losses: list, spent: list, picked: list[int], total: int | float
+    losses: list, spent: list, picked: list[int], total: int | float, exactly: bool
 ) -> list[float]:
     """Spends what is left, where that lowers the loss most for its cost.
 
@@ -192,7 +204,8 @@ def _filled(
         steps = []
         for n, (loss, cost) in enumerate(zip(losses, spent, strict=True)):
             i = picked[n]
-            if i and cost[i - 1] > cost[i] and loss[i - 1] < loss[i]:
+            gains = exactly or loss[i - 1] < loss[i]
+            if i and cost[i - 1] > cost[i] and gains:
                 more = float(cost[i - 1] - cost[i])
                 steps.append((float(loss[i] - loss[i - 1]) / more, more, n))
         if not steps:

@@ -33,8 +33,9 @@ def pruned_by_numpy(params, alive, shares):
 
 
 def value_by_numpy(params, batch):
-    x, y = (np.float64(v) for v in batch)
-    w = {k: {n: np.float64(v) for n, v in d.items()} for k, d in params.items()}
+    wide = lambda v: np.asarray(v, np.float64)
+    x, y = map(wide, batch)
+    w = {k: {n: wide(v) for n, v in d.items()} for k, d in params.items()}
     h = np.tanh(x @ w["fc1"]["kernel"] + w["fc1"]["bias"])
     return np.mean((h @ w["fc2"]["kernel"] + w["fc2"]["bias"] - y) ** 2)
 
@@ -95,15 +96,20 @@ def test_it_compiles_once(problem):
         traced["criterion"] += 1
         return jaxprune.magnitude(params, mask, step, **extra)
 
-    once = dict(traced)
-    jaxprune.sensitivity_scan(evaluate, params, mask, [0.5], criterion)
-    once = dict(traced)
-    traced.update(evaluate=0, criterion=0)
     jaxprune.sensitivity_scan(evaluate, params, mask, LEVELS, criterion)
-    assert once["evaluate"] == 1
-    assert traced["evaluate"] == 0
-    # A schedule calls its criterion several times in one trace.
-    assert traced["criterion"] == once["criterion"] > 0
+    assert traced["evaluate"] == 1
+    many = traced["criterion"]  # a schedule calls its criterion several times a trace
+    jax.make_jaxpr(
+        lambda p, m, s: jaxprune.to_sparsity(
+            criterion, dict.fromkeys(LEAVES, lambda step: s)
+        )(p, m, 0)
+    )(params, mask, 0.5)
+    assert many == traced["criterion"] - many > 0
+    # Nor anew for other levels, around another base.
+    jaxprune.sensitivity_scan(
+        evaluate, params, mask, [0.3], criterion, base={"fc1/*": 0.5}
+    )
+    assert traced == {"evaluate": 1, "criterion": 2 * many}
 
 
 def test_a_criterion_gets_what_it_asks_for(problem):

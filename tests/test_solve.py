@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +65,7 @@ def test_against_all_combinations(seed, share):
     low, high = min(c for c, *_ in every), max(c for c, *_ in every)
     total = low + share * (high - low)
     for additive, column in (("value", 1), ("log", 2)):
-        added = min(row[column] for row in every if row[0] <= total)
+        added: Any = min(row[column] for row in every if row[0] <= total)
         found = jaxprune.solve(scan, costs, total=total, between=0, additive=additive)
         expected = 1 + added if additive == "value" else math.exp(added)
         assert found.value == pytest.approx(expected, rel=1e-9)

@@ -92,7 +92,7 @@ def costs(
             for row in counts.layers
         }
 
-    prune = pruner(criterion, list(scan.curves))
+    prune = pruner(criterion, tuple(scan.curves))
     values: dict[str, list[float]] = {path: [] for path in scan.curves}
     for k in range(max(len(c.sparsities) for c in scan.curves.values())):
         # Every leaf at its k-th level at once: rows do not depend on each other.
