@@ -31,7 +31,7 @@ from rich.console import Console
 
 import jaxprune
 from experiments.config import Refused
-from experiments.sensitivity import figure, retrain, tables
+from experiments.sensitivity import figure, retrain, tables, ways
 from experiments.sensitivity.measure import cross_entropies, divergences
 from experiments.sensitivity.options import Options, completed, open_folder
 from experiments.sensitivity.subject import Subject, load
@@ -117,10 +117,14 @@ def chosen(
     target: float,
 ) -> jaxprune.Solution:
     """Solves for a compression, and improves the solution by scans around it."""
-    # A weight a leaf less: dead ones are rounded to whole numbers.
-    total = sum(scan.sizes.values()) / target - len(scan.sizes)
+    wanted = sum(scan.sizes.values()) / target
+    total = wanted - len(scan.sizes)  # dead weights are rounded to whole numbers
     try:
         found = jaxprune.solve(scan, total=total, exactly=True)
+        # Weights tied with a threshold live, of which shared values have many.
+        while (left := _alive(subject, found)) > wanted:
+            total -= left - wanted
+            found = jaxprune.solve(scan, total=total, exactly=True)
     except ValueError as error:
         raise Refused(f"--targets {target:g} cannot be reached: {error}") from error
     print(
@@ -142,6 +146,11 @@ def chosen(
         rounds=options.rounds,
         report=report,
     )
+
+
+def _alive(subject: Subject, solution: jaxprune.Solution) -> int:
+    _, mask = ways.prune(subject.params, subject.mask, solution.sparsities)
+    return ways.alive(mask)
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from rich.table import Table
 import jaxprune
 from experiments import files
 from experiments.sensitivity import ways
-from experiments.sensitivity.measure import cross_entropies, paired
+from experiments.sensitivity.measure import Difference, cross_entropies, paired
 from experiments.sensitivity.options import Options
 from experiments.sensitivity.subject import Subject, all_logits
 
@@ -40,7 +40,7 @@ def write_scan(path: Path, options: Options, scan: jaxprune.Scan) -> None:
         for layer, curve in scan.curves.items()
         for sparsity, value in zip(*curve, strict=True)
     ]
-    _write(path, rows)
+    write(path, rows)
 
 
 def write_chosen(
@@ -50,8 +50,7 @@ def write_chosen(
     rows = []
     for target, solution in chosen.items():
         quality = jaxprune.to_quality(subject.params, subject.mask, solution.sparsities)
-        schedule = jaxprune.to_sparsity(jaxprune.magnitude, solution.sparsities)
-        _, mask = ways.prune(subject.params, subject.mask, schedule)
+        _, mask = ways.prune(subject.params, subject.mask, solution.sparsities)
         for row in jaxprune.summarize(subject.params, mask):
             if row.prunable:
                 rows.append(
@@ -65,7 +64,7 @@ def write_chosen(
                         "quality": _number(quality.get(as_glob(row.path))),
                     }
                 )
-    _write(path, rows)
+    write(path, rows)
 
 
 def judge(
@@ -106,22 +105,27 @@ def judge(
     rows = [before]
     for target, solution in chosen.items():
         name = f"{target:g}x"
-        schedule = jaxprune.to_sparsity(jaxprune.magnitude, solution.sparsities)
-        params, mask = ways.prune(subject.params, subject.mask, schedule)
+        params, mask = ways.prune(subject.params, subject.mask, solution.sparsities)
         solved, row = measured(f"{name}-solved", params, mask)
         rows.append(row)
         total = sum(m.size for m in jax.tree.leaves(subject.mask)) / target
-        others = ways.others(subject.mask, subject.params, total)
-        for way, schedule in others.items():
-            params, mask = ways.prune(subject.params, subject.mask, schedule)
+        others = ways.others(subject.params, subject.mask, total)
+        for way, shares in others.items():
+            params, mask = ways.prune(subject.params, subject.mask, shares)
             losses, row = measured(f"{name}-{way}", params, mask)
             gain = paired(losses, solved)
-            row["above_solved"] = f"{gain.mean:.6f}"
-            row["standard_error"] = f"{gain.error:.6f}"
-            row["ratio"] = f"{gain.mean / gain.error:.2f}"
-            rows.append(row)
-    _write(folder / "judged.csv", rows)
+            rows.append(row | of_difference(gain))
+    write(folder / "judged.csv", rows)
     return rows
+
+
+def of_difference(gain: Difference) -> dict[str, str]:
+    """Gives the columns that tell how much better the solved one is."""
+    return {
+        "above_solved": f"{gain.mean:.6f}",
+        "standard_error": f"{gain.error:.6f}",
+        "ratio": f"{gain.mean / gain.error:.2f}",
+    }
 
 
 def show(rows: Sequence[Mapping[str, Any]], subject: Subject) -> None:
@@ -148,7 +152,8 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.6f}"
 
 
-def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes rows as CSV."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
