@@ -119,17 +119,22 @@ def chosen(
     """Solves for a compression, and improves the solution by scans around it."""
     wanted = sum(scan.sizes.values()) / target
     total = wanted - len(scan.sizes)  # dead weights are rounded to whole numbers
+    tried = []
     try:
-        found = jaxprune.solve(scan, total=total, exactly=True)
-        # Weights tied with a threshold live, of which shared values have many.
-        while (left := _alive(subject, found)) > wanted:
-            total -= left - wanted
-            found = jaxprune.solve(scan, total=total, exactly=True)
+        for power in options.powers or ():
+            found, total = solved(subject, _raised(scan, power), wanted, total)
+            value = None
+            if len(options.powers or ()) > 1:
+                params, _ = ways.prune(subject.params, subject.mask, found.sparsities)
+                value = evaluate(params)
+                about = f"with exponent {power:g}, {value:.5f} measured"
+            else:
+                about = f"{found.value:.5f} predicted"
+            print(f"{target:g}x: solved, {options.metric} {about}", flush=True)
+            tried.append((value, found))
     except ValueError as error:
         raise Refused(f"--targets {target:g} cannot be reached: {error}") from error
-    print(
-        f"{target:g}x: solved, {options.metric} {found.value:.5f} predicted", flush=True
-    )
+    found = min(tried, key=lambda pair: pair[0])[1] if len(tried) > 1 else tried[0][1]
     if not options.rounds:
         return found
 
@@ -146,6 +151,29 @@ def chosen(
         rounds=options.rounds,
         report=report,
     )
+
+
+def solved(
+    subject: Subject, scan: jaxprune.Scan, wanted: float, total: float
+) -> tuple[jaxprune.Solution, float]:
+    """Solves so that no more than `wanted` weights live; gives the total it took."""
+    found = jaxprune.solve(scan, total=total, exactly=True)
+    # Weights tied with a threshold live, of which shared values have many.
+    while (left := _alive(subject, found)) > wanted:
+        total -= left - wanted
+        found = jaxprune.solve(scan, total=total, exactly=True)
+    return found, total
+
+
+def _raised(scan: jaxprune.Scan, power: float) -> jaxprune.Scan:
+    """Raises what each layer adds to the metric to a power; losses stay losses."""
+
+    def raised(curve: jaxprune.Curve) -> jaxprune.Curve:
+        added = curve.values - scan.value
+        values = scan.value + np.sign(added) * np.abs(added) ** power
+        return jaxprune.Curve(curve.sparsities, values)
+
+    return scan._replace(curves={p: raised(c) for p, c in scan.curves.items()})
 
 
 def _alive(subject: Subject, solution: jaxprune.Solution) -> int:
