@@ -71,7 +71,7 @@ def curves(
         label.set_in_layout(False)
     loss.set_title(" ", fontsize=8)  # room for the names of the phases
     figure.suptitle(title)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _plain(value: float, _: int) -> str:
@@ -123,7 +123,7 @@ def histograms(
         axes.set_title(title, fontsize=10)
     for axes in grid[-1]:
         axes.set_xlabel("weight")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _pruned_layers(
@@ -167,7 +167,7 @@ def bands(path: Path, mask: np.ndarray, title: str) -> None:
     axes.set_xlabel(f"row of the image, {side} pixels in each band")
     axes.set_ylabel("unit of the layer")
     axes.set_title(title, fontsize=11)
-    _save(figure, path)
+    save(figure, path)
 
 
 def attention(path: Path, mask: np.ndarray, title: str) -> None:
@@ -185,10 +185,11 @@ def attention(path: Path, mask: np.ndarray, title: str) -> None:
     figure.colorbar(image, ax=axes, label="live weights")
     axes.set(xlabel="column of the image", ylabel="row of the image")
     axes.set_title(title, fontsize=10)
-    _save(figure, path)
+    save(figure, path)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Writes a picture whole."""
     part = path.with_name(f".{path.name}.part")
     figure.savefig(part, dpi=130, format="png")
     os.replace(part, path)

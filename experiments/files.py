@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -31,6 +31,14 @@ def save_weights(path: Path, params: Any, about: dict[str, str] | None = None) -
     }
     part = path.with_name(f".{path.name}.part")
     save_file(arrays, part, metadata=about)
+    os.replace(part, path)
+
+
+def save_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """Writes arrays by name as npz."""
+    part = path.with_name(f".{path.name}.part")
+    with part.open("wb") as file:
+        np.savez(file, **cast(Any, arrays))
     os.replace(part, path)
 
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
@@ -32,6 +33,17 @@ class Count(NamedTuple):
 def count_of(n: int) -> Count:
     """Makes a `Count` from a Python integer in [0, 2**55)."""
     return Count(jnp.int32(n >> BITS), jnp.int32(n % (1 << BITS)))
+
+
+def dead_number(sparsity: float, total: int, min_keep: int = 1) -> int:
+    """Counts on the host what `dead_count` does, with so many kept alive.
+
+    >>> dead_number(0.7, 10), dead_number(0.99, 3)
+    (7, 2)
+    """
+    q = round(float(np.float32(sparsity)) * (1 << BITS))
+    dead = (q * total + (1 << (BITS - 1))) >> BITS
+    return min(dead, max(total - min_keep, 0))
 
 
 def dead_count(

@@ -3,6 +3,7 @@
 from jaxprune.report._activations import Activations as Activations
 from jaxprune.report._activations import Reading as Reading
 from jaxprune.report._activations import activations as activations
+from jaxprune.report._costs import costs as costs
 from jaxprune.report._counts import Counts as Counts
 from jaxprune.report._counts import count as count
 from jaxprune.report._counts import first_and_last as first_and_last

@@ -1,0 +1,1 @@
+"""What layers bear and what to choose by it: `python -m experiments.sensitivity`."""
