@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxprune
-from experiments import data, files, lenet5_prune, lenet300_prune, recipes, train
+from experiments import data, files, lenet5_prune, lenet300_prune, recipes, runs, train
 from experiments.config import Config, Data, Refused
 from experiments.models import (
     LENET5,
@@ -146,8 +146,9 @@ def _trained(
     files.make_run(folder, config)
     if path.exists():
         return files.load_weights(path, shapes_of(network))
-    plan = recipes.plan(config, network, train.steps_per_epoch(config, digits))
-    params = train.fit(config, network, plan, digits, folder).params
+    task = runs.task_of(config, network, digits)
+    plan = recipes.plan(config, network, task.feed.steps_per_epoch)
+    params = train.fit(config, network, plan, task, folder).params
     files.save_weights(path, params)
     return params
 
