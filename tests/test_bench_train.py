@@ -12,6 +12,7 @@ from experiments.models import preprocess
 TORCH = "PyTorch is what it is timed beside"
 
 
+@pytest.mark.slow
 def test_a_small_run_times_every_side_and_counts_its_operations(tmp_path):
     out = tmp_path / "out.csv"
     flags = ["--small", "--networks", "alexnet-torchvision", "--dtype", "float32"]

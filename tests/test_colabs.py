@@ -49,6 +49,7 @@ def test_runs(path, tmp_path, monkeypatch):
     assert "compression" in run(path, tmp_path, monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_vgg16_runs_on_photographs_and_goes_on(tmp_path, monkeypatch):
     """Two steps of each phase, at a size at which the convolutions cost little."""

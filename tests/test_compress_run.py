@@ -143,6 +143,7 @@ def test_the_published_squeezenet_takes_less_than_545_000_bytes(tmp_path):
     assert sizes.file_bytes <= 530_000
 
 
+@pytest.mark.slow
 def test_without_a_run_it_prunes_first(tmp_path, monkeypatch, capsys):
     config = lenet300_prune.CONFIG
     pruning = dataclasses.replace(config.pruning, epochs=0.2, period=1)

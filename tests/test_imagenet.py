@@ -230,6 +230,7 @@ SPLITS = ["--train-split", "validation[:800]", "--eval-split", "validation[800:8
 SMALL = [*SPLITS, *"--batch 8 --crop 67 --resize 72 --log-every 1".split()]
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_a_dry_run_tells_and_writes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
