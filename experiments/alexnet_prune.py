@@ -33,7 +33,7 @@ if __name__ == "__main__":  # before the imports, which take seconds
 from pathlib import Path
 from typing import Any
 
-from experiments import imagenet, report, rounds, train
+from experiments import imagenet
 from experiments.config import Pruning, Run, Training
 from experiments.data import Images
 from experiments.imagenet import ImageConfig, Loaded, Preset
@@ -88,21 +88,8 @@ PRESETS = {
 
 
 def run(config: ImageConfig, loaded: Loaded, folder: Path) -> dict[str, Any]:
-    """Builds the optimizer with pruning inside, trains by it, reports."""
-    task = loaded.task(config)
-    plan = imagenet.plan_of(config, loaded, task)
-    fitted = train.fit(
-        config,
-        loaded.network,
-        plan,
-        task,
-        folder,
-        layout=loaded.layout,
-        accumulate=config.devices.accumulate,
-        params=loaded.params,
-        round_done=rounds.make_round_done(loaded.network, folder),
-    )
-    return report.finish(config, loaded.network, plan, task, fitted, folder)
+    """Trains, prunes and reports one seed."""
+    return imagenet.train_and_report(config, loaded, folder)
 
 
 def main(args: list[str] | None = None) -> int:

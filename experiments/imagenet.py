@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from experiments import data, judge, recipes, runs
+from experiments import data, judge, recipes, report, rounds, runs, train
 from experiments.config import Devices, Refused, Settings
 from experiments.data.settings import Images
 from experiments.data.sources import Source
@@ -177,6 +177,26 @@ def load(config: ImageConfig, network: Network) -> Loaded:
     return Loaded(network, layout, task, params)
 
 
+def train_and_report(
+    config: ImageConfig, loaded: Loaded, folder: Path
+) -> dict[str, Any]:
+    """Builds the optimizer with pruning inside, trains by it, reports."""
+    task = loaded.task(config)
+    plan = plan_of(config, loaded, task)
+    fitted = train.fit(
+        config,
+        loaded.network,
+        plan,
+        task,
+        folder,
+        layout=loaded.layout,
+        accumulate=config.devices.accumulate,
+        params=loaded.params,
+        round_done=rounds.make_round_done(loaded.network, folder),
+    )
+    return report.finish(config, loaded.network, plan, task, fitted, folder)
+
+
 def plan_of(config: ImageConfig, loaded: Loaded, task: Task) -> recipes.Plan:
     """Makes the plan of a run."""
     given = loaded.params is not None
@@ -202,7 +222,7 @@ def _cifar10(config: ImageConfig, network: Network, layout: Layout) -> Any:
         )
         return Task(
             feed=feed,
-            judge=judge.resident(network, test),
+            judge=judge.resident(network, test, where=layout.everywhere),
             judged_on=f"{len(test.labels):,} test images",
             dataset="cifar10",
             rounds=True,

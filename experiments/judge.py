@@ -24,8 +24,16 @@ class Accuracy(NamedTuple):
     images: int
 
 
-def resident(network: Network, split: Split, batch: int = 1000) -> Judge:
-    """Judges on images that are put on the device when they are first needed."""
+def resident(
+    network: Network,
+    split: Split,
+    batch: int = 1000,
+    where: jax.sharding.Sharding | None = None,
+) -> Judge:
+    """Judges on images that are put on the device when they are first needed.
+
+    `where` says how they lie on several devices.
+    """
 
     @jax.jit
     def wrong(params: Any, images: jax.Array, labels: jax.Array) -> jax.Array:
@@ -38,7 +46,7 @@ def resident(network: Network, split: Split, batch: int = 1000) -> Judge:
 
     def judge(params: Any) -> dict[str, float]:
         if not on_device:
-            on_device.append(put(split))
+            on_device.append(put(split, where))
         images, labels = on_device[0]
         parts = [
             wrong(params, images[i : i + batch], labels[i : i + batch])

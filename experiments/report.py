@@ -12,6 +12,7 @@ import jaxprune
 from experiments import figures, files
 from experiments.config import Settings, as_dict
 from experiments.models import Network
+from experiments.processes import first_process
 from experiments.recipes import Plan
 from experiments.step import at_path
 from experiments.tasks import Task
@@ -27,6 +28,8 @@ def finish(
     folder: Path,
 ) -> dict[str, Any]:
     """Measures the errors, once, and writes all files of the run folder.
+
+    Of several processes all measure, and the first writes.
 
     Returns:
       What is written to result.json: counts, errors in percent, times in seconds.
@@ -75,6 +78,8 @@ def finish(
         "steps": fitted.steps,
         "train_seconds": round(fitted.seconds, 2),
     }
+    if not first_process():
+        return result
     files.write_text(folder / "table.csv", _table_csv(result))
     about = {
         "network": network.name,

@@ -11,7 +11,7 @@ from jax import lax
 from experiments.config import Refused
 from experiments.data.cifar import augment
 from experiments.data.device import OnDevice
-from experiments.data.digits import Split
+from experiments.data.digits import Split, put
 from experiments.layout import Layout
 from experiments.models import preprocess
 
@@ -110,7 +110,8 @@ class Resident:
         self.per_call = per_call
         self._batch, self._key, self._kind = batch, key, kind
         self._augmented, self._layout = augmented, layout
-        self._images, self._labels = _put(split, layout)
+        where = None if layout is None else layout.everywhere
+        self._images, self._labels = put(split, where)
         self._order_of = order(key, len(split.labels))
         self._epoch, self._rows = -1, None
 
@@ -206,8 +207,3 @@ def whole_batches(size: int, batch: int) -> int:
     if batch > size:
         raise Refused(f"--batch is {batch}, expected at most the {size} images.")
     return size // batch
-
-
-def _put(split: Split, layout: Layout | None) -> tuple[jax.Array, jax.Array]:
-    where = None if layout is None else layout.everywhere
-    return jax.device_put(split.images, where), jax.device_put(split.labels, where)

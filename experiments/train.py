@@ -20,7 +20,7 @@ from experiments.config import Settings, decisive
 from experiments.layout import Layout, make_layout, shardings
 from experiments.log import Log
 from experiments.models import Network
-from experiments.processes import any_process, first_process, to_host
+from experiments.processes import any_process, first_process, to_host, together
 from experiments.progress import Progress
 from experiments.recipes import Plan
 from experiments.step import FEW_CLASSES, State, first_state, make_step, read, sound
@@ -149,9 +149,9 @@ def fit(
                 due = minutes > config.run.checkpoint_minutes
                 stopped = stop.asked
                 if jax.process_count() > 1:
-                    together = step == logged_step
-                    due = together and any_process(due)
-                    stopped = together and any_process(stopped)
+                    waiting = step == logged_step
+                    due = waiting and any_process(due)
+                    stopped = waiting and any_process(stopped)
                 due |= step % config.run.checkpoint_every == 0 or step in ends
                 if step and (due or stopped):
                     checkpoints.save(step, sound(state, checkpoints.latest()))
@@ -200,7 +200,8 @@ def fit(
     params, mask = to_host((state.params, jaxprune.get_mask(state.opt_state)))
     jaxprune.verify(params, jaxprune.PruneState(state.step, mask, ()))
     dense_params = None
-    if plan.dense_step is not None and first:
+    if plan.dense_step is not None:
+        together("dense weights")  # the first process has written them
         dense_params = files.load_weights(dense_file, params)
     seconds = time.perf_counter() - began
     return Fitted(params, mask, dense_params, step, seconds)

@@ -132,5 +132,12 @@ if __name__ == "__main__":
     fitted = fit(Path(folder), mesh, fsdp=True)
     leaves = jax.tree_util.tree_leaves_with_path({"p": fitted.params, "m": fitted.mask})
     arrays = {jax.tree_util.keystr(k, simple=True, separator="/"): v for k, v in leaves}
+    # All of them judge what lies in the memory of each, as a report does.
+    task = make_task(make_layout(mesh, True))
+    for name, params in (
+        ("error", fitted.params),
+        ("dense_error", fitted.dense_params),
+    ):
+        arrays[name] = np.array(task.judge(params)["error"])
     if jax.process_index() == 0:
         np.savez(Path(folder) / "fitted.npz", **arrays)

@@ -413,6 +413,9 @@ def test_two_processes_prune_as_one_and_survive_a_kill(tmp_path):
     ended(launch(tmp_path / "two", free_port()))
     two = np.load(tmp_path / "two" / "fitted.npz")
     one = small_task.fit(tmp_path / "one", "data=1")
+    judge = small_task.make_task(make_layout()).judge
+    assert two["dense_error"] == pytest.approx(judge(one.dense_params)["error"])
+    assert two["error"] == pytest.approx(judge(one.params)["error"], abs=4)
     for name in FILES:
         assert np.array_equal(two[f"m/{name}/kernel"], one.mask[name]["kernel"])
         np.testing.assert_allclose(

@@ -67,9 +67,16 @@ def load(config: Data) -> Digits:
     return Digits(train, held_out, f"{config.holdout:,} held-out training digits")
 
 
-def put(split: Split) -> tuple[jax.Array, jax.Array]:
-    """Puts a split on the device, once; images stay uint8 there, a byte a pixel."""
-    return jax.device_put(split.images), jax.device_put(split.labels)
+def put(
+    split: Split, where: jax.sharding.Sharding | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Puts a split on the device, once; images stay uint8 there, a byte a pixel.
+
+    Args:
+      split: images and labels.
+      where: how they lie on several devices; `None`: on the first one.
+    """
+    return jax.device_put(split.images, where), jax.device_put(split.labels, where)
 
 
 def _stratified(split: Split, count: int) -> tuple[Split, Split]:
