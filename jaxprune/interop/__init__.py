@@ -17,6 +17,7 @@ from jaxprune.interop._layout import Source as Source
 from jaxprune.interop._layout import flattened as flattened
 from jaxprune.interop._layout import same_sources as same_sources
 from jaxprune.interop._layout import sources_of as sources_of
+from jaxprune.interop._litert import write_litert as write_litert
 from jaxprune.interop._load import load_into as load_into
 from jaxprune.interop._load import tensors_of as tensors_of
 from jaxprune.interop._net import net_tensors as net_tensors
