@@ -7,13 +7,16 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 import jaxprune
 from jaxprune import interop
-from jaxprune._given import apply_of, file_of, live_of, nested, read_given
+from jaxprune._given import Flat, apply_of, file_of, live_of, nested, read_given
+from jaxprune.interop._atomic import write_whole
+from jaxprune.interop._litert import litert_bytes, run_litert
 
 
 File = tyro.conf.Positional[Path]
@@ -79,7 +82,7 @@ def expand(file: File, out: Path, json: bool = False) -> None:
 
 def export(
     file: File,
-    to: Literal["stablehlo", "npz", "safetensors"],
+    to: Literal["litert", "stablehlo", "npz", "safetensors"],
     out: Path,
     model: str | None = None,
     input_shape: tuple[int, ...] = (),
@@ -89,12 +92,14 @@ def export(
 
     Args:
       file: of `jaxprune.save` or safetensors, or the folder of a finished run.
-      to: stablehlo, one file that runs with JAX alone; npz, a new folder of SciPy's CSR
-        matrices; safetensors, dense.
+      to: litert, a .tflite of dense layers with ReLUs between, compared with the model
+        before it is written; stablehlo, one file that runs with JAX alone; npz, a new
+        folder of SciPy's CSR matrices; safetensors, dense.
       out: the file or folder to write.
-      model: for stablehlo: module:name of a module of flax.linen, or of a function of
-        params and inputs; a class is made without arguments.
-      input_shape: for stablehlo: of one float32 input, without the batch, of any size.
+      model: for litert and stablehlo: module:name of a module of flax.linen, or of a
+        function of params and inputs; a class is made without arguments.
+      input_shape: for litert and stablehlo: of one float32 input, without the batch, of
+        any size.
       json: print JSON.
     """
     params, mask = read_given(file)
@@ -104,16 +109,13 @@ def export(
         interop.write_safetensors(out, params)
     else:
         if model is None or not input_shape:
-            print(
-                "error: --to stablehlo needs --model and --input-shape.",
-                file=sys.stderr,
-            )
+            needs = f"error: --to {to} needs --model and --input-shape."
+            print(needs, file=sys.stderr)
             raise SystemExit(2)
-        (batch,) = jax.export.symbolic_shape("batch")
-        images = jax.ShapeDtypeStruct((batch, *input_shape), jnp.float32)
         apply = apply_of(model)
+        write = _litert if to == "litert" else _stablehlo
         try:
-            interop.write_stablehlo(out, apply, nested(params), nested(mask), images)
+            write(out, apply, params, mask, input_shape)
         except (ImportError, OSError):
             raise
         except Exception as error:
@@ -123,6 +125,35 @@ def export(
                 f"shape {input_shape}: {type(error).__name__}: {error}"
             ) from error
     _say(_sizes(file, out), json)
+
+
+def _stablehlo(
+    out: Path, apply: Any, params: Flat, mask: Flat, shape: tuple[int, ...]
+) -> None:
+    (batch,) = jax.export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, *shape), jnp.float32)
+    interop.write_stablehlo(out, apply, nested(params), nested(mask), images)
+
+
+def _litert(
+    out: Path, apply: Any, params: Flat, mask: Flat, shape: tuple[int, ...]
+) -> None:
+    """Writes the file if LiteRT computes from it what the model does."""
+    kernels = [name for name in params if name.endswith("/kernel")]
+    layers = [name.removesuffix("/kernel") for name in kernels]
+    data = litert_bytes(params, mask, layers)
+    x = np.random.default_rng(0).random((4, *shape), np.float32)
+    expected = np.asarray(apply(nested(params), x))
+    made = run_litert(data, x.reshape(len(x), -1))
+    scale = np.abs(expected).max()
+    if made.shape != expected.shape or not np.allclose(
+        made, expected, rtol=0, atol=1e-4 * scale
+    ):
+        raise ValueError(
+            f"its outputs are not those of the dense layers {', '.join(layers)}, in "
+            "this order, with ReLUs between, which is all that can be written"
+        )
+    write_whole(out, data)
 
 
 def _sizes(file: Path, out: Path) -> dict[str, Any]:

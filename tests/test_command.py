@@ -29,6 +29,10 @@ def product(params, x):
     return x @ params["fc1"]["kernel"] + params["fc1"]["bias"]
 
 
+def squared(params, x):
+    return product(params, x) ** 2
+
+
 @pytest.fixture(params=["ours", "safetensors", "run"])
 def given(request, tmp_path):
     path = tmp_path / "given"
@@ -79,6 +83,26 @@ def test_export(given, tmp_path):
     data = bytearray((tmp_path / "net.stablehlo").read_bytes())
     x = np.array([[1, 2, 3]], np.float32)
     np.testing.assert_allclose(jax.export.deserialize(data).call(x), [[-6, 11.5]])
+
+
+def test_export_to_litert(given, tmp_path, capsys):
+    interpreter = pytest.importorskip(
+        "ai_edge_litert.interpreter", reason="LiteRT is the reference here"
+    )
+    out = tmp_path / "net.tflite"
+    command = ["export", str(given), "--to", "litert", "--out", str(out)]
+    shape = ["--input-shape", "3", "--model"]
+    assert main([*command, *shape, f"{__name__}:squared"]) == 1
+    assert "not those of the dense layers fc1, in" in capsys.readouterr().err
+    assert not out.exists()
+    assert main([*command, *shape, f"{__name__}:product"]) == 0
+    model = interpreter.Interpreter(model_path=str(out))
+    model.allocate_tensors()
+    x = np.array([[1, 2, 3]], np.float32)
+    model.set_tensor(model.get_input_details()[0]["index"], x)
+    model.invoke()
+    made = model.get_tensor(model.get_output_details()[0]["index"])
+    np.testing.assert_allclose(made, [[-6, 11.5]])
 
 
 def test_what_exits_with_1_and_2(tmp_path, capsys):

@@ -75,6 +75,23 @@ def litert_bytes(
     return bytes(builder.Output())
 
 
+def run_litert(data: bytes, x: np.ndarray) -> np.ndarray:
+    """Runs the bytes of a file of one input and one output with LiteRT, on one thread.
+
+    Raises:
+      ImportError: if ai-edge-litert is not installed.
+      ValueError: if they are no such file, or `x` does not fit.
+    """
+    interpreter = require("ai_edge_litert.interpreter", "litert")
+    model = interpreter.Interpreter(model_content=data, num_threads=1)
+    (given,), (made,) = model.get_input_details(), model.get_output_details()
+    model.resize_tensor_input(given["index"], x.shape, strict=True)
+    model.allocate_tensors()
+    model.set_tensor(given["index"], x)
+    model.invoke()
+    return model.get_tensor(made["index"])
+
+
 def _check(leaves: dict[str, Any], layers: Sequence[str]) -> None:
     if not layers:
         raise ValueError("`layers` is empty, expected the names of dense layers.")
