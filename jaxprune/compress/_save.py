@@ -55,7 +55,7 @@ def save(
     if coder not in ("range", "huffman"):
         raise ValueError(f'coder is {coder!r}, expected "range" or "huffman".')
     leaves = []
-    for name, p, m in _named(params, mask):
+    for name, p, m in named_leaves(params, mask):
         leaves.append((name, *encode_leaf(p, m, coder)))
     path = Path(path)
     part = path.with_name(f".{path.name}.part")
@@ -107,7 +107,7 @@ def load(
     return structure.unflatten(params), structure.unflatten(mask)
 
 
-def _named(
+def named_leaves(
     params: Params, mask: Mask | None
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
     """Gives the leaves as NumPy arrays in tree order, after all have been checked."""

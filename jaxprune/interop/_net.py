@@ -1,12 +1,12 @@
 """Compressed `.net` files, whose coding `_netcode.py` describes, from and to disk."""
 
-import os
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
+from jaxprune.interop._atomic import write_whole
 from jaxprune.interop._netcode import NetLayer, decode_net, encode_net
 
 
@@ -46,10 +46,4 @@ def write_net(path: str | PathLike[str], layers: Mapping[str, NetLayer]) -> None
       OSError: if the file cannot be written.
       ValueError: as `encode_net`.
     """
-    data = encode_net(layers)
-    part = Path(path).with_name(f".{Path(path).name}.part")
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(path, encode_net(layers))

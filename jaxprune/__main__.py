@@ -1,0 +1,28 @@
+"""`python -m jaxprune`: what can be done with a file of weights and no program."""
+
+import sys
+
+from jaxprune.interop._optional import require
+
+
+def main(args: list[str] | None = None) -> int:
+    """Runs a command; gives 0, or 1 with a message if the file is bad."""
+    try:
+        tyro = require("tyro", "cli")
+        require("rich", "cli")
+        commands = require("jaxprune._commands", "cli").COMMANDS
+        # A wrong flag exits with 2 here.
+        tyro.extras.subcommand_cli_from_dict(
+            commands,
+            prog="python -m jaxprune",
+            description="Looks into, compresses and exports files of pruned weights.",
+            args=args,
+        )
+    except (ImportError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""The commands of `python -m jaxprune`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+import jaxprune
+from jaxprune import interop
+from jaxprune._given import Flat, apply_of, file_of, live_of, nested, read_given
+from jaxprune.interop._atomic import write_whole
+from jaxprune.interop._litert import litert_bytes, run_litert
+
+
+File = tyro.conf.Positional[Path]
+
+
+def inspect(file: File, json: bool = False) -> None:
+    """Shows the layers of a file: shapes, and how many of their weights live.
+
+    Args:
+      file: of `jaxprune.save` or safetensors, or the folder of a finished run.
+      json: print JSON and no table.
+    """
+    params, mask = read_given(file)
+    rows = [
+        {
+            "name": name,
+            "shape": list(p.shape),
+            "dtype": str(p.dtype),
+            "weights": p.size,
+            "alive": live_of(p, mask[name]),
+        }
+        for name, p in params.items()
+    ]
+    size = file_of(file).stat().st_size
+    total = {key: sum(row[key] for row in rows) for key in ("weights", "alive")}
+    if json:
+        _say({"file": str(file), "bytes": size, **total, "layers": rows}, True)
+        return
+    table = Table("leaf", "shape", "dtype", caption=f"{file}: {size:,} bytes")
+    for heading in ("weights", "alive", "%"):
+        table.add_column(heading, justify="right")
+    for row in [*rows, {"name": "all", "shape": "", "dtype": "", **total}]:
+        share = 100 * row["alive"] / max(row["weights"], 1)
+        shape = " x ".join(map(str, row["shape"]))
+        numbers = f"{row['weights']:,}", f"{row['alive']:,}", f"{share:.2f}"
+        table.add_row(row["name"], shape, row["dtype"], *numbers)
+    Console().print(table)
+
+
+def compress(file: File, out: Path, json: bool = False) -> None:
+    """Writes the small file of `jaxprune.save`; no weight changes.
+
+    Args:
+      file: of `jaxprune.save` or safetensors, or the folder of a finished run.
+      out: the file to write.
+      json: print JSON.
+    """
+    jaxprune.save(out, *read_given(file))
+    _say(_sizes(file, out), json)
+
+
+def expand(file: File, out: Path, json: bool = False) -> None:
+    """Writes the weights as a dense safetensors file.
+
+    Args:
+      file: of `jaxprune.save` or safetensors, or the folder of a finished run.
+      out: the file to write.
+      json: print JSON.
+    """
+    interop.write_safetensors(out, read_given(file)[0])
+    _say(_sizes(file, out), json)
+
+
+def export(
+    file: File,
+    to: Literal["litert", "stablehlo", "npz", "safetensors"],
+    out: Path,
+    model: str | None = None,
+    input_shape: tuple[int, ...] = (),
+    json: bool = False,
+) -> None:
+    """Writes the weights for another program.
+
+    Args:
+      file: of `jaxprune.save` or safetensors, or the folder of a finished run.
+      to: litert, a .tflite of dense layers with ReLUs between, compared with the model
+        before it is written; stablehlo, one file that runs with JAX alone; npz, a new
+        folder of SciPy's CSR matrices; safetensors, dense.
+      out: the file or folder to write.
+      model: for litert and stablehlo: module:name of a module of flax.linen, or of a
+        function of params and inputs; a class is made without arguments.
+      input_shape: for litert and stablehlo: of one float32 input, without the batch, of
+        any size.
+      json: print JSON.
+    """
+    params, mask = read_given(file)
+    if to == "npz":
+        interop.write_csr(out, params, mask)
+    elif to == "safetensors":
+        interop.write_safetensors(out, params)
+    else:
+        if model is None or not input_shape:
+            needs = f"error: --to {to} needs --model and --input-shape."
+            print(needs, file=sys.stderr)
+            raise SystemExit(2)
+        apply = apply_of(model)
+        write = _litert if to == "litert" else _stablehlo
+        try:
+            write(out, apply, params, mask, input_shape)
+        except (ImportError, OSError):
+            raise
+        except Exception as error:
+            # Each framework has errors of its own for weights of another shape.
+            raise ValueError(
+                f"{model} cannot be exported with the weights of {file} and inputs of "
+                f"shape {input_shape}: {type(error).__name__}: {error}"
+            ) from error
+    _say(_sizes(file, out), json)
+
+
+def _stablehlo(
+    out: Path, apply: Any, params: Flat, mask: Flat, shape: tuple[int, ...]
+) -> None:
+    (batch,) = jax.export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, *shape), jnp.float32)
+    interop.write_stablehlo(out, apply, nested(params), nested(mask), images)
+
+
+def _litert(
+    out: Path, apply: Any, params: Flat, mask: Flat, shape: tuple[int, ...]
+) -> None:
+    """Writes the file if LiteRT computes from it what the model does."""
+    kernels = [name for name in params if name.endswith("/kernel")]
+    layers = [name.removesuffix("/kernel") for name in kernels]
+    data = litert_bytes(params, mask, layers)
+    x = np.random.default_rng(0).random((4, *shape), np.float32)
+    expected = np.asarray(apply(nested(params), x))
+    made = run_litert(data, x.reshape(len(x), -1))
+    scale = np.abs(expected).max()
+    if made.shape != expected.shape or not np.allclose(
+        made, expected, rtol=0, atol=1e-4 * scale
+    ):
+        raise ValueError(
+            f"its outputs are not those of the dense layers {', '.join(layers)}, in "
+            "this order, with ReLUs between, which is all that can be written"
+        )
+    write_whole(out, data)
+
+
+def _sizes(file: Path, out: Path) -> dict[str, Any]:
+    written = [out] if out.is_file() else list(out.iterdir())
+    return {
+        "file": str(file),
+        "bytes": file_of(file).stat().st_size,
+        "out": str(out),
+        "out_bytes": sum(part.stat().st_size for part in written),
+    }
+
+
+def _say(told: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(told))
+    else:
+        print(
+            f"{told['file']}: {told['bytes']:,} bytes; "
+            f"{told['out']}: {told['out_bytes']:,} bytes"
+        )
+
+
+COMMANDS = {
+    "inspect": inspect,
+    "compress": compress,
+    "expand": expand,
+    "export": export,
+}

@@ -1,0 +1,143 @@
+"""`python -m jaxprune` on files of each kind: what it writes, prints and exits with."""
+
+import json
+import subprocess
+import sys
+
+import chex
+import jax
+import numpy as np
+import pytest
+import scipy.sparse
+from flax.traverse_util import flatten_dict
+from safetensors.numpy import load_file, save_file
+
+import jaxprune
+from jaxprune.__main__ import main
+
+
+PARAMS = {
+    "fc1": {
+        "kernel": np.array([[0, 1.5], [0, 0], [-2, 3]], np.float32),
+        "bias": np.array([0, 1], np.float32),
+    }
+}
+FLAT = flatten_dict(PARAMS, sep="/")
+
+
+def product(params, x):
+    return x @ params["fc1"]["kernel"] + params["fc1"]["bias"]
+
+
+def squared(params, x):
+    return product(params, x) ** 2
+
+
+@pytest.fixture(params=["ours", "safetensors", "run"])
+def given(request, tmp_path):
+    path = tmp_path / "given"
+    if request.param == "ours":
+        jaxprune.save(path, PARAMS, jaxprune.mask_from_zeros(PARAMS))
+    elif request.param == "safetensors":
+        save_file(FLAT, path)
+    else:
+        path.mkdir()
+        save_file(FLAT, path / "pruned.safetensors")
+    return path
+
+
+def test_inspect(given, capsys):
+    assert main(["inspect", str(given), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["weights"], told["alive"]) == (8, 5)
+    kernel = next(row for row in told["layers"] if row["name"] == "fc1/kernel")
+    assert (kernel["shape"], kernel["alive"], kernel["dtype"]) == ([3, 2], 3, "float32")
+    assert main(["inspect", str(given)]) == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("fc1/kernel", "3 x 2", "50.00", "62.50"))
+
+
+def test_compress_and_expand(given, tmp_path, capsys):
+    small, dense = tmp_path / "small", tmp_path / "dense"
+    assert main(["compress", str(given), "--out", str(small)]) == 0
+    params, mask = jaxprune.load(small)
+    chex.assert_trees_all_equal(params, PARAMS)
+    assert mask["fc1"]["kernel"].sum() == 3
+    assert mask["fc1"]["bias"] is None
+    capsys.readouterr()
+    assert main(["expand", str(small), "--out", str(dense), "--json"]) == 0
+    chex.assert_trees_all_equal(load_file(dense), FLAT)
+    assert json.loads(capsys.readouterr().out)["out_bytes"] == dense.stat().st_size
+
+
+def test_export(given, tmp_path):
+    out = tmp_path / "out"
+    command = ["export", str(given), "--out", str(out), "--to"]
+    assert main([*command, "npz"]) == 0
+    matrix = scipy.sparse.load_npz(out / "fc1.kernel.npz")
+    np.testing.assert_array_equal(matrix.toarray(), FLAT["fc1/kernel"])
+    assert main([*command, "npz"]) == 1  # the folder exists
+    command[3] = str(tmp_path / "net.stablehlo")
+    model = ["--model", f"{__name__}:product", "--input-shape", "3"]
+    assert main([*command, "stablehlo", *model]) == 0
+    data = bytearray((tmp_path / "net.stablehlo").read_bytes())
+    x = np.array([[1, 2, 3]], np.float32)
+    np.testing.assert_allclose(jax.export.deserialize(data).call(x), [[-6, 11.5]])
+
+
+def test_export_to_litert(given, tmp_path, capsys):
+    interpreter = pytest.importorskip(
+        "ai_edge_litert.interpreter", reason="LiteRT is the reference here"
+    )
+    out = tmp_path / "net.tflite"
+    command = ["export", str(given), "--to", "litert", "--out", str(out)]
+    shape = ["--input-shape", "3", "--model"]
+    assert main([*command, *shape, f"{__name__}:squared"]) == 1
+    assert "not those of the dense layers fc1, in" in capsys.readouterr().err
+    assert not out.exists()
+    assert main([*command, *shape, f"{__name__}:product"]) == 0
+    model = interpreter.Interpreter(model_path=str(out))
+    model.allocate_tensors()
+    x = np.array([[1, 2, 3]], np.float32)
+    model.set_tensor(model.get_input_details()[0]["index"], x)
+    model.invoke()
+    made = model.get_tensor(model.get_output_details()[0]["index"])
+    np.testing.assert_allclose(made, [[-6, 11.5]])
+
+
+def test_what_exits_with_1_and_2(tmp_path, capsys):
+    bad, out = tmp_path / "bad", str(tmp_path / "out")
+    bad.write_bytes(b"no weights at all")
+    assert main(["inspect", str(bad)]) == 1
+    assert f"error: {bad} is not a safetensors file" in capsys.readouterr().err
+    assert main(["inspect", str(tmp_path)]) == 1
+    assert "a folder without pruned.safetensors" in capsys.readouterr().err
+    assert main(["expand", str(tmp_path / "none"), "--out", out]) == 1
+    assert "No such file" in capsys.readouterr().err
+    jaxprune.save(bad, PARAMS)
+    bad.write_bytes(bad.read_bytes()[:-1])
+    assert main(["expand", str(bad), "--out", out]) == 1
+    assert f"error: {bad}: it ends at" in capsys.readouterr().err
+    jaxprune.save(bad, PARAMS)
+    export = ["export", str(bad), "--out", out, "--to", "stablehlo"]
+    model = ["--input-shape", "3", "--model", "nowhere:net"]
+    assert main([*export, *model]) == 1
+    assert "--model is 'nowhere:net'" in capsys.readouterr().err
+    model = ["--input-shape", "4", "--model", f"{__name__}:product"]
+    assert main([*export, *model]) == 1
+    assert "test_command:product cannot be exported with" in capsys.readouterr().err
+    for usage in (export, ["export", str(bad)], ["inspect"], ["turn", str(bad)]):
+        with pytest.raises(SystemExit) as caught:
+            main(usage)
+        assert caught.value.code == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_tyro_it_says_what_to_install():
+    code = (
+        "import sys; sys.modules['tyro'] = None; from jaxprune.__main__ import main; "
+        "sys.exit(main(['inspect', 'x']))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ran.returncode == 1
+    assert "pip install 'jaxprune[cli]'" in ran.stderr
