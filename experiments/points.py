@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -63,6 +64,26 @@ class Start(NamedTuple):
 
     params: Any
     mask: Any
+
+
+def check(options: Any) -> None:
+    """Checks the ranges of the flags of a program that makes points.
+
+    Raises:
+      Refused: naming the flag, its value and what was expected.
+    """
+    ratios = options.compressions
+    rising = list(ratios) == sorted(set(ratios))
+    good = bool(ratios) and rising and all(1 < c < math.inf for c in ratios)
+    if not good:
+        raise Refused(
+            f"--compressions is {ratios}, expected rising ratios above 1, such as 2 4."
+        )
+    for name in ("seeds", "dense_epochs", "retrain_epochs", "retrain_lr", "l1", "l2"):
+        value = getattr(options, name, None)
+        if value is not None and not 0 < value < math.inf:
+            flag = name.replace("_", "-")
+            raise Refused(f"--{flag} is {value}, expected a number above 0.")
 
 
 def subject(name: str, dataset: str, data_dir: Path | None) -> Subject:
@@ -136,12 +157,21 @@ def pruned(params: Any, compression: float) -> Start:
     return Start(*jax.device_get(jaxprune.prune_now(params, schedule)))
 
 
-def compressions(params: Any, mask: Any) -> dict[str, str]:
-    """Counts, on prunable weights and on all parameters."""
+def compressions(params: Any, mask: Any, of: Any = None) -> dict[str, str]:
+    """Counts, on prunable weights and on all parameters, what `of` has per live one."""
     rows = jaxprune.summarize(params, mask)
-    weights = [row for row in rows if row.prunable]
-    ratio = lambda of: f"{sum(r.size for r in of) / sum(r.alive for r in of):.3f}"
-    return {"compression_weights": ratio(weights), "compression_params": ratio(rows)}
+    whole = rows
+    if of is not None:
+        whole = jaxprune.summarize(of, jaxprune.dense_mask(of))
+    ratios = {}
+    for name, counted in (
+        ("compression_weights", lambda row: row.prunable),
+        ("compression_params", lambda row: True),
+    ):
+        alive = sum(row.alive for row in rows if counted(row))
+        size = sum(row.size for row in whole if counted(row))
+        ratios[name] = f"{size / alive:.3f}"
+    return ratios
 
 
 def read(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:

@@ -25,7 +25,6 @@ if __name__ == "__main__":  # before the imports, which take seconds
     sys.exit(start("experiments.tradeoff"))
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -83,7 +82,7 @@ def run(options: Options) -> list[dict[str, str]]:
     Raises:
       Refused: if a flag is wrong, or data or folder are not to be had.
     """
-    _check(options)
+    points.check(options)
     dataset = options.dataset if options.network in points.LENETS else "cifar10"
     if options.out is None:
         name = options.network.lower().replace("-", "")
@@ -164,21 +163,6 @@ def one_seed(
                     params = points.trained(again, subject, where, cut)
                 point("l2 iterative", target, params, cut.mask)
                 chain = params
-
-
-def _check(options: Options) -> None:
-    ratios = options.compressions
-    rising = list(ratios) == sorted(set(ratios))
-    good = bool(ratios) and rising and all(1 < c < math.inf for c in ratios)
-    if not good:
-        raise Refused(
-            f"--compressions is {ratios}, expected rising ratios above 1, such as 2 4."
-        )
-    for name in ("seeds", "dense_epochs", "retrain_epochs", "retrain_lr", "l1", "l2"):
-        value = getattr(options, name)
-        if value is not None and not 0 < value < math.inf:
-            flag = name.replace("_", "-")
-            raise Refused(f"--{flag} is {value}, expected a number above 0.")
 
 
 def main(args: Sequence[str] | None = None) -> int:
