@@ -83,6 +83,7 @@ def test_changes_by_hand():
     assert found["change_0"] == "0.00"
 
 
+@pytest.mark.slow
 def test_the_command_and_going_on(tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     flags = "--seeds 2 --compressions 8 --dense-epochs 0.3 --retrain-epochs 0.1"
