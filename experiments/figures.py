@@ -222,7 +222,8 @@ def tradeoff(
         means = np.array([np.mean(errors[t]) for t in targets])
         spread = np.array([np.std(errors[t], ddof=len(errors[t]) > 1) for t in targets])
         color, style = _TRADEOFF[line]
-        axes.plot(targets, means, style, ms=3, lw=1.4, color=color, label=line)
+        label = line.capitalize() + ("" if " " in line else " without retraining")
+        axes.plot(targets, means, style, ms=3, lw=1.4, color=color, label=label)
         axes.fill_between(
             targets, means - spread, means + spread, color=color, alpha=0.18, lw=0
         )

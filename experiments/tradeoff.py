@@ -107,7 +107,7 @@ def run(options: Options) -> list[dict[str, str]]:
         one_seed(options, subject, folder, seed, add)
         print(f"seed {seed}, {seed + 1} of {options.seeds}: done", flush=True)
     rows = points.read(table, COLUMNS)
-    title = f"{options.network}, {dataset}: mean of {options.seeds} seeds, one sd about"
+    title = f"{options.network}, {dataset}, seeds: {options.seeds}; mean, and one sd"
     figures.tradeoff(folder / "tradeoff.png", rows, LINES, title)
     Console().print(f"Folder: {folder}", soft_wrap=True, highlight=False)
     return rows
