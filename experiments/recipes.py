@@ -72,13 +72,24 @@ def plan(config: Settings, network: Network, epoch: int, given: bool = False) ->
     return recipes[config.pruning.recipe](config, network, epoch, given)
 
 
-def dense(config: Settings, network: Network, epoch: int, given: bool = False) -> Plan:
-    """Trains without pruning, in the same loop: the control."""
+def dense(
+    config: Settings,
+    network: Network,
+    epoch: int,
+    given: bool = False,
+    mask: Any = None,
+) -> Plan:
+    """Trains without pruning, in the same loop: the control.
+
+    With a `mask` it trains a network that was pruned before, whose dead weights stay
+    dead.
+    """
     del network, given
     steps = _steps("dense-epochs", config.training.dense_epochs, epoch)
     inner = optimizer(config.training, first_phase(config.training, steps, epoch))
-    tx = jaxprune.prune(inner, jaxprune.hold)
-    return Plan(tx, steps, ((0, "dense"),), None, True)
+    tx = jaxprune.prune(inner, jaxprune.hold, mask)
+    name = "dense" if mask is None else "pruned"
+    return Plan(tx, steps, ((0, name),), None, True)
 
 
 def paper(config: Settings, network: Network, epoch: int, given: bool = False) -> Plan:

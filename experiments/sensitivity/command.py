@@ -36,9 +36,10 @@ from rich.console import Console
 
 import jaxprune
 from experiments.config import Refused
+from experiments.folders import open_folder
 from experiments.sensitivity import figure, retrain, tables, ways
 from experiments.sensitivity.measure import cross_entropies, divergences
-from experiments.sensitivity.options import Options, completed, open_folder
+from experiments.sensitivity.options import Options, completed
 from experiments.sensitivity.subject import Subject, load
 from experiments.step import Diverged
 
@@ -50,7 +51,7 @@ def run(options: Options) -> list[dict[str, Any]]:
       Refused: if a flag is wrong, or weights, data or folder are not to be had.
     """
     options = completed(options)
-    folder = open_folder(options)
+    folder = open_folder(options, holds="such a scan")
     subject = load(options, folder)
     evaluate = metric(options, subject)
     scan = scanned(options, subject, evaluate, folder)

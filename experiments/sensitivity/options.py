@@ -1,12 +1,10 @@
-"""Flags of the command, their defaults by network, and the settings of a folder."""
+"""Flags of the command, and their defaults by network."""
 
 import dataclasses
-import json
 import math
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from experiments import files
 from experiments.config import Refused
 
 
@@ -142,46 +140,3 @@ def _check(options: Options) -> None:
             raise Refused(f"--{flag} is {value}, expected {expected}.")
     if photographs and options.weights is None:
         raise Refused("--weights is None, expected a file of weights of SqueezeNet.")
-
-
-def open_folder(options: Options) -> Path:
-    """Makes the folder, or opens one to go on with; settings are in options.json.
-
-    Raises:
-      Refused: if it holds other things, other settings, or the same without --resume.
-    """
-    folder = options.out
-    assert folder is not None
-    path, settings = folder / "options.json", _settings(options)
-    if folder.exists() and not folder.is_dir():
-        raise Refused(f"{folder} is a file, expected a folder; choose another --out.")
-    if folder.exists() and any(folder.iterdir()):
-        try:
-            found = json.loads(path.read_text())
-        except (OSError, ValueError):
-            raise Refused(
-                f"{folder} holds files but no readable options.json, so this program "
-                "did not write it; choose another --out."
-            ) from None
-        for name in settings:
-            if found.get(name) != settings[name]:
-                raise Refused(
-                    f"{folder} was begun with --{name.replace('_', '-')} "
-                    f"{found.get(name)}, now it is {settings[name]}; choose another "
-                    "--out."
-                )
-        if not options.resume:
-            raise Refused(
-                f"{folder} holds such a scan; give --resume to go on with it, or "
-                "another --out."
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    files.write_text(path, json.dumps(settings, indent=2) + "\n")
-    return folder
-
-
-def _settings(options: Options) -> dict[str, Any]:
-    """Gives the settings that decide the results, as JSON has them."""
-    free = ("data_dir", "out", "resume")
-    settings = {k: v for k, v in dataclasses.asdict(options).items() if k not in free}
-    return json.loads(json.dumps(settings, default=str))

@@ -1,0 +1,54 @@
+"""Folders of programs that make many points: the flags are kept, and must agree."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from experiments import files
+from experiments.config import Refused
+
+
+def open_folder(
+    options: Any, free: tuple[str, ...] = (), holds: str = "such points"
+) -> Path:
+    """Makes the folder, or opens one to go on with; settings are in options.json.
+
+    Args:
+      options: a dataclass with `out`, the folder, and `resume`.
+      free: fields, beside these and `data_dir`, that may change between the two.
+      holds: what is in the folder, for the message.
+
+    Raises:
+      Refused: if it holds other things, other settings, or the same without --resume.
+    """
+    folder: Path = options.out
+    free = ("data_dir", "out", "resume", *free)
+    settings = {k: v for k, v in dataclasses.asdict(options).items() if k not in free}
+    settings = json.loads(json.dumps(settings, default=str))
+    path = folder / "options.json"
+    if folder.exists() and not folder.is_dir():
+        raise Refused(f"{folder} is a file, expected a folder; choose another --out.")
+    if folder.exists() and any(folder.iterdir()):
+        try:
+            found = json.loads(path.read_text())
+        except (OSError, ValueError):
+            raise Refused(
+                f"{folder} holds files but no readable options.json, so this program "
+                "did not write it; choose another --out."
+            ) from None
+        for name in settings:
+            if found.get(name) != settings[name]:
+                raise Refused(
+                    f"{folder} was begun with --{name.replace('_', '-')} "
+                    f"{found.get(name)}, now it is {settings[name]}; choose another "
+                    "--out."
+                )
+        if not options.resume:
+            raise Refused(
+                f"{folder} holds {holds}; give --resume to go on with it, or "
+                "another --out."
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_text(path, json.dumps(settings, indent=2) + "\n")
+    return folder
