@@ -33,7 +33,8 @@ def write_safetensors(
     Raises:
       ImportError: if safetensors is not installed.
       OSError: if the file cannot be written.
-      ValueError: as `_named`, or for a dtype that the format lacks.
+      ValueError: naming the leaf, if `sources` lacks it, cannot lay it out, or has one
+        name for two leaves; or for a dtype that the format lacks.
     """
     tensors = _named(params, sources)
     safetensors = require("safetensors", "interop")
@@ -64,7 +65,8 @@ def write_torch(
     Raises:
       ImportError: if PyTorch is not installed.
       OSError: if the file cannot be written.
-      ValueError: as `_named`, or for a dtype that PyTorch lacks.
+      ValueError: naming the leaf, if `sources` lacks it, cannot lay it out, or has one
+        name for two leaves; or for a dtype that PyTorch lacks.
     """
     tensors = _named(params, sources)
     torch = require("torch", "torch")
@@ -76,12 +78,7 @@ def write_torch(
 def _named(
     params: Params, sources: Mapping[str, Source] | None
 ) -> dict[str, np.ndarray]:
-    """Gives the tensors as the file has them.
-
-    Raises:
-      ValueError: naming the leaf, if `sources` lacks it, cannot lay it out, or has one
-        name for two leaves.
-    """
+    """Gives the tensors as the file has them, no two of one name."""
     sources = same_sources(params) if sources is None else sources
     taken: dict[str, str] = {}
     for path, source in sources.items():
