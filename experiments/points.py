@@ -86,7 +86,9 @@ def check(options: Any) -> None:
             raise Refused(f"--{flag} is {value}, expected a number above 0.")
 
 
-def subject(name: str, dataset: str, data_dir: Path | None) -> Subject:
+def subject(
+    name: str, dataset: Literal["mnist5k", "mnist"], data_dir: Path | None
+) -> Subject:
     """Loads the data of a network.
 
     Raises:
@@ -94,7 +96,7 @@ def subject(name: str, dataset: str, data_dir: Path | None) -> Subject:
     """
     if name in LENETS:
         module, network = LENETS[name]
-        config = dataclasses.replace(module.CONFIG, data=Data(dataset, data_dir))  # type: ignore[arg-type]
+        config = dataclasses.replace(module.CONFIG, data=Data(dataset, data_dir))
         digits = data.load(config.data)
         return Subject(config, network, lambda c, n: runs.task_of(c, n, digits), digits)
     preset = CIFAR10[name].PRESETS["cifar10"]
