@@ -9,7 +9,10 @@ from jaxprune.sparse._layout import plan
 
 
 class Costs(NamedTuple):
-    """What a product costs on a machine, in nanoseconds; the defaults are of 2 cores.
+    """What a product costs on a machine, in nanoseconds.
+
+    The defaults are estimates for 2 cores of an x86 processor, not measurements of this
+    one: matrices break even at 12% of live weights within the cache, at 28% beyond it.
 
     Attributes:
       cached: a weight of a dense matrix that fits `cache`, at batch 1.

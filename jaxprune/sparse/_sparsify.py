@@ -34,7 +34,7 @@ def sparsify(
       params: the weights, on the host or a device.
       mask: True where alive, `None` at leaves, or subtrees, never pruned.
       batch: images at a time that the choice is made for; any number will run.
-      costs: of a weight of either form, as `calibrate` measures them.
+      costs: of a product in either form on the machine that will run it.
       where: a function of (path, leaf), for instance `jaxprune.where("fc*/kernel")`:
         the matrices to make sparse whatever they cost.
       values: what live weights are stored as, "float32", "float16" or "int8".
