@@ -73,6 +73,17 @@ def run_step(step: Step, inputs: Sequence[Any]) -> list[Any]:
     return list(out) if step.primitive.multiple_results else [out]
 
 
+def called(eqn: Any) -> tuple[Any, Sequence[Any]] | None:
+    """Gives the jaxpr and constants that an equation runs once on its own operands."""
+    for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+        if eqn.primitive.name in _CALLS and key in eqn.params:
+            inner = eqn.params[key]
+            jaxpr = getattr(inner, "jaxpr", inner)
+            if len(jaxpr.invars) == len(eqn.invars):
+                return jaxpr, getattr(inner, "consts", ())
+    return None
+
+
 def holds_product(params: dict[str, Any]) -> bool:
     """Tells whether a primitive with these parameters runs a product inside."""
     for value in params.values():
@@ -111,9 +122,9 @@ def _inline(
     for eqn in jaxpr.eqns:
         inputs = [read(v) for v in eqn.invars]
         name = eqn.primitive.name
-        called = _called(eqn.params) if name in _CALLS else None
-        if called is not None and len(called[0].invars) == len(inputs):
-            outputs = _inline(program, *called, inputs)
+        inner = called(eqn)
+        if inner is not None:
+            outputs = _inline(program, *inner, inputs)
         elif name == "scan" and eqn.params["length"] and holds_product(eqn.params):
             outputs = _unroll(program, eqn.params, inputs)
         else:
@@ -122,14 +133,6 @@ def _inline(
             program.steps.append(step)
         slots.update(zip(eqn.outvars, outputs, strict=True))
     return [read(v) for v in jaxpr.outvars]
-
-
-def _called(params: dict[str, Any]) -> tuple[Any, Sequence[Any]] | None:
-    for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
-        if key in params:
-            inner = params[key]
-            return getattr(inner, "jaxpr", inner), getattr(inner, "consts", ())
-    return None
 
 
 def _unroll(

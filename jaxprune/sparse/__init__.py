@@ -1,0 +1,18 @@
+"""Running a pruned model faster: matrices without their dead weights.
+
+`sparsify` puts the matrices that gain by it in a form for execution; `lift` lets a
+function written for dense params take them. The product is plain XLA, so it runs under
+jit, vmap and grad, exports, and lowers for every platform.
+"""
+
+from jaxprune.sparse._choose import Costs as Costs
+from jaxprune.sparse._choose import dense_time as dense_time
+from jaxprune.sparse._choose import pays as pays
+from jaxprune.sparse._choose import sparse_time as sparse_time
+from jaxprune.sparse._kernel import SparseKernel as SparseKernel
+from jaxprune.sparse._kernel import product as product
+from jaxprune.sparse._kernel import to_dense as to_dense
+from jaxprune.sparse._kernel import to_kernel as to_kernel
+from jaxprune.sparse._lift import lift as lift
+from jaxprune.sparse._sparsify import densify as densify
+from jaxprune.sparse._sparsify import sparsify as sparsify

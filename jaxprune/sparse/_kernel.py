@@ -1,0 +1,192 @@
+"""A pruned matrix in a form made for execution, and its product, in plain XLA."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, ArrayLike, Bool, Float, Num
+
+from jaxprune.sparse._layout import blocks
+
+
+_VALUES = ("float32", "float16", "int8")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SparseKernel:
+    """The live weights of a matrix, in blocks of outputs of about equal length.
+
+    A pytree of arrays like any params, so it passes `jit`, is donated, sharded and
+    moved between devices. `jaxprune.sparse.to_kernel` makes it.
+
+    Attributes:
+      values: (longest, pieces) of each block; float32, float16 or int8.
+      inputs: the input that each value multiplies, of the shapes of `values`; unsigned
+        16-bit where they fit, else 32-bit. XLA wraps negative indices around, and
+        unsigned ones spare it the work.
+      order: the place of each piece among those of all blocks, sorted by output.
+      owner: the output of each piece, sorted; `None` if no output was cut.
+      scale: (outputs,), what int8 values are multiples of, else `None`.
+      shape: of the matrix.
+      axis: that of the inputs, 0 or 1.
+    """
+
+    values: tuple[Array, ...]
+    inputs: tuple[Array, ...]
+    order: Array
+    owner: Array | None
+    scale: Array | None
+    shape: tuple[int, int] = dataclasses.field(metadata={"static": True})
+    axis: int = dataclasses.field(metadata={"static": True})
+
+    @property
+    def ndim(self) -> int:
+        return 2
+
+    @property
+    def dtype(self) -> Any:
+        """That of the matrix it stands for, not of the values stored."""
+        return np.dtype("float32")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of everything it stores."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self))
+
+    @property
+    def T(self) -> "SparseKernel":
+        """The same weights, read the other way round."""
+        return dataclasses.replace(self, shape=self.shape[::-1], axis=1 - self.axis)
+
+
+def to_kernel(
+    matrix: Float[ArrayLike, "rows columns"],
+    mask: Bool[ArrayLike, "_ _"],
+    *,
+    axis: int = 0,
+    values: str = "float32",
+) -> SparseKernel:
+    """Keeps the live weights of a matrix, on the host.
+
+    Args:
+      matrix: the weights.
+      mask: True where alive.
+      axis: that of the inputs: 0 as in Flax, 1 as in PyTorch and Equinox.
+      values: what weights are stored as. "float16" rounds them; "int8" rounds them to
+        multiples of 1/127 of the largest one of their output.
+
+    Raises:
+      ValueError: if shapes differ, `values` is not one of the three, `axis` not 0 or 1,
+        or a weight does not fit into float16.
+    """
+    weights, alive = np.asarray(matrix, np.float32), np.asarray(mask)
+    if weights.shape != alive.shape:
+        raise ValueError(
+            f"matrix has shape {weights.shape} and mask {alive.shape}; expected equal."
+        )
+    if values not in _VALUES:
+        raise ValueError(f"values is {values!r}, expected one of {', '.join(_VALUES)}.")
+    if axis not in (0, 1):
+        raise ValueError(f"axis is {axis}, expected 0 or 1.")
+    shape = (weights.shape[0], weights.shape[1])
+    if axis == 0:
+        weights, alive = weights.T, alive.T
+    weights = np.where(alive, weights, 0)
+
+    scale = None
+    if values == "int8":
+        scale = abs(weights).max(axis=1, initial=0) / np.float32(127)
+        weights = np.rint(weights / np.where(scale, scale, 1)[:, None])
+    elif abs(weights).max(initial=0) > np.finfo(values).max:
+        raise ValueError(
+            f"the largest weight is {abs(weights).max()}, which float16 cannot hold; "
+            "use values='float32'."
+        )
+    made, owner = blocks(alive)
+    wide, flat = weights.shape[1], weights.reshape(-1)
+    index = np.uint16 if wide <= 2**16 else np.uint32
+    stored = [np.where(b.live, flat[b.position], 0) for b in made] if flat.size else []
+    order = np.argsort(owner, kind="stable")
+    cut = owner.size > weights.shape[0]
+    return SparseKernel(
+        tuple(jnp.asarray(v.astype(values)) for v in stored),
+        tuple(jnp.asarray((b.position % wide).astype(index)) for b in made if wide),
+        jnp.asarray(order.astype(np.uint32)),
+        jnp.asarray(owner[order].astype(np.int32)) if cut else None,
+        None if scale is None else jnp.asarray(scale),
+        shape,
+        axis,
+    )
+
+
+def product(x: Num[Array, "..."], kernel: SparseKernel) -> Num[Array, "..."]:
+    """Multiplies: the sum over the last axis of `x` and the inputs of the kernel.
+
+    Equals `jnp.tensordot(x, matrix, (-1, kernel.axis))`, summed in float32.
+
+    Args:
+      x: (..., inputs), of floating point.
+      kernel: the weights.
+
+    Returns:
+      (..., outputs), of the dtype of `x`.
+
+    Raises:
+      ValueError: if the last axis of `x` is not the kernel's inputs.
+    """
+    wide, outputs = kernel.shape[kernel.axis], kernel.shape[1 - kernel.axis]
+    if x.ndim == 0 or x.shape[-1] != wide:
+        raise ValueError(
+            f"x has shape {x.shape}; expected {wide} last, the inputs of a kernel of "
+            f"shape {kernel.shape} on axis {kernel.axis}."
+        )
+    lead, batch = x.shape[:-1], math.prod(x.shape[:-1])
+    columns = x.astype(jnp.float32).reshape(batch, wide)
+    # A vector has the cheaper gather; of more images one index fetches the whole row.
+    columns = columns[0] if batch == 1 else columns.T
+    sums = [
+        _sum(v, i, columns) for v, i in zip(kernel.values, kernel.inputs, strict=True)
+    ]
+    if not sums:
+        return jnp.zeros((*lead, outputs), x.dtype)
+    y = jnp.concatenate(sums).at[kernel.order].get(mode="promise_in_bounds")
+    if kernel.owner is not None:
+        y = jax.ops.segment_sum(y, kernel.owner, outputs, indices_are_sorted=True)
+    if kernel.scale is not None:
+        y = y * (kernel.scale if batch == 1 else kernel.scale[:, None])
+    return y.T.reshape(*lead, outputs).astype(x.dtype)
+
+
+def to_dense(kernel: SparseKernel) -> Float[Array, "rows columns"]:
+    """Writes the matrix out, as the product sees it."""
+    wide, outputs = kernel.shape[kernel.axis], kernel.shape[1 - kernel.axis]
+    sorted_owner = jnp.arange(outputs) if kernel.owner is None else kernel.owner
+    owner = jnp.zeros_like(sorted_owner).at[kernel.order].set(sorted_owner)
+    dense, begin = jnp.zeros((wide, outputs), jnp.float32), 0
+    for values, inputs in zip(kernel.values, kernel.inputs, strict=True):
+        end = begin + values.shape[1]
+        # Padding adds 0 to a weight that is there; no weight is stored twice.
+        dense = dense.at[inputs, owner[begin:end]].add(values.astype(jnp.float32))
+        begin = end
+    if kernel.scale is not None:
+        dense = dense * kernel.scale
+    return dense if kernel.axis == 0 else dense.T
+
+
+def _sum(values: Array, inputs: Array, columns: Array) -> Array:
+    """Adds up values times inputs, a row of a block at a time."""
+
+    def turn(k: Any, sums: Array) -> Array:
+        seen = columns.at[inputs[k]].get(mode="promise_in_bounds")
+        weights = values[k].astype(jnp.float32)
+        return sums + (weights if columns.ndim == 1 else weights[:, None]) * seen
+
+    zeros = jnp.zeros((values.shape[1], *columns.shape[1:]), jnp.float32)
+    if not len(values):  # a block of outputs without live weights
+        return zeros
+    return lax.fori_loop(0, values.shape[0], turn, zeros)

@@ -1,0 +1,119 @@
+"""Where the live weights of a matrix lie: outputs cut into pieces, pieces into blocks.
+
+Sliced ELL: outputs with about as many live weights stand side by side in a block,
+padded to the longest, so that one turn of a loop takes one weight of each. An output
+much longer than the rest is cut into pieces, whose sums are added at the end. A block
+keeps to `ROWS` pieces, whose sums then stay in the nearest cache.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+ROWS = 1100
+TURN, SLOT = 45.0, 0.35  # nanoseconds of a turn of the loop, and of each weight in it
+BLOCK = 2000.0  # of a block, so that small matrices get few
+_CUTS = 64  # places where a block may end, times the blocks there must be
+
+
+class Block(NamedTuple):
+    """One slice: weight k of its pieces is in row k.
+
+    Attributes:
+      position: (longest, pieces), flat positions in the matrix (outputs, inputs).
+      live: (longest, pieces), False at padding.
+    """
+
+    position: np.ndarray
+    live: np.ndarray
+
+
+class Pieces(NamedTuple):
+    """Pieces in order of length: the output and the range of live weights of each."""
+
+    owner: np.ndarray
+    start: np.ndarray
+    length: np.ndarray
+
+
+def pieces(lengths: np.ndarray, cap: int) -> Pieces:
+    """Cuts outputs of these numbers of live weights into pieces of at most `cap`.
+
+    >>> pieces(np.array([3, 0, 5]), 4).length
+    array([4, 3, 1, 0])
+    """
+    count = np.maximum(1, -(-lengths // cap))
+    owner = np.repeat(np.arange(lengths.size), count)
+    nth = np.arange(owner.size) - np.repeat(np.cumsum(count) - count, count)
+    length = np.minimum(cap, lengths[owner] - nth * cap)
+    begin = np.cumsum(lengths) - lengths
+    order = np.argsort(-length, kind="stable")
+    start = begin[owner] + nth * cap
+    return Pieces(owner[order], start[order], length[order])
+
+
+def cuts(length: np.ndarray) -> tuple[list[int], float]:
+    """Gives the ends of the cheapest blocks of pieces, longest first, and their cost.
+
+    Dynamic programming over a grid of places; the cost is in nanoseconds.
+
+    >>> cuts(np.array([5000, 5000, 10, 10]))[0]
+    [2, 4]
+    """
+    n = length.size
+    grid = max(1, n // (_CUTS * -(-n // ROWS)))
+    ends = [*range(0, n, grid), n]
+    best, back = [0.0] + [np.inf] * (len(ends) - 1), [0] * len(ends)
+    for j in range(1, len(ends)):
+        for i in range(j - 1, -1, -1):
+            rows = ends[j] - ends[i]
+            if rows > ROWS and i < j - 1:
+                break
+            cost = best[i] + BLOCK + int(length[ends[i]]) * (TURN + SLOT * rows)
+            if cost < best[j]:
+                best[j], back[j] = cost, i
+    found, j = [], len(ends) - 1
+    while j:
+        found.append(ends[j])
+        j = back[j]
+    return found[::-1], best[-1]
+
+
+def plan(lengths: np.ndarray) -> tuple[Pieces, list[int], float]:
+    """Chooses the cap of pieces and the blocks; gives the cost in nanoseconds too."""
+    longest = max(1, int(lengths.max(initial=0)))
+    mean = max(1, int(lengths.mean()) if lengths.size else 1)
+    caps = {longest} | {c * mean for c in (1, 2, 4) if c * mean < longest}
+    options = []
+    for cap in sorted(caps, reverse=True):
+        cut = pieces(lengths, cap)
+        ends, cost = cuts(cut.length)
+        # What is cut has to be added up again, one scattered addition a piece.
+        extra = 0.0 if cut.owner.size == lengths.size else BLOCK + 4 * cut.owner.size
+        options.append((cost + extra, cut, ends))
+    cost, cut, ends = min(options, key=lambda option: option[0])
+    return cut, ends, cost
+
+
+def blocks(mask: np.ndarray) -> tuple[list[Block], np.ndarray]:
+    """Lays out the live weights of a matrix.
+
+    Args:
+      mask: (outputs, inputs), True where alive.
+
+    Returns:
+      The blocks, and the output that each piece belongs to, in their order.
+    """
+    live = np.flatnonzero(mask)
+    cut, ends, _ = plan(np.count_nonzero(mask, axis=1))
+    made, begin = [], 0
+    for end in ends:
+        start, length = cut.start[begin:end], cut.length[begin:end]
+        turns = np.arange(length.max(initial=0))[:, None]
+        inside = turns < length
+        at = np.where(inside, start + turns, 0)
+        position = live[at] if live.size else np.zeros_like(at)
+        made.append(Block(position, inside))
+        begin = end
+    return made, cut.owner

@@ -1,0 +1,116 @@
+"""Running a function that was written for dense params with sparse ones."""
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Literal
+
+from jaxprune.report._program import Step, called, run_step
+from jaxprune.sparse._kernel import SparseKernel, product, to_dense
+
+
+_LOG = logging.getLogger(__name__)
+
+
+def lift(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Lets a function take params of `sparsify` wherever it takes arrays.
+
+    The function is traced as if its params were dense, and every product with a sparse
+    one is replaced. So it may be written in any framework, and no model is changed:
+
+        run = jax.jit(sparse.lift(lambda params, x: model.apply({"params": params}, x)))
+        logits = run(sparse_params, images)
+
+    What has no sparse form, a sum of weights say, meets the dense matrix, which is
+    written out again in every call; a line of the log says so.
+
+    Args:
+      function: of pytrees of arrays; pure, as for `jax.jit`. What is no array, a flag
+        say, is bound beforehand.
+
+    Returns:
+      The function, of the same arguments. It traces in each call: put it under `jit`.
+    """
+
+    @wraps(function)
+    def lifted(*args: Any) -> Any:
+        leaves, tree = jax.tree.flatten(args, is_leaf=_is_sparse)
+        shapes = [
+            jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if _is_sparse(leaf) else leaf
+            for leaf in leaves
+        ]
+        closed, out = jax.make_jaxpr(function, return_shape=True)(
+            *jax.tree.unflatten(tree, shapes)
+        )
+        results = _evaluate(closed.jaxpr, closed.consts, leaves)
+        return jax.tree.unflatten(jax.tree.structure(out), map(_dense, results))
+
+    return lifted
+
+
+def _is_sparse(leaf: Any) -> bool:
+    return isinstance(leaf, SparseKernel)
+
+
+def _dense(value: Any) -> Any:
+    return to_dense(value) if _is_sparse(value) else value
+
+
+def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
+    """Runs a jaxpr whose values may be sparse."""
+    values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
+
+    def read(v: Any) -> Any:
+        return v.val if isinstance(v, Literal) else values[v]
+
+    for eqn in jaxpr.eqns:
+        inputs = [read(v) for v in eqn.invars]
+        if any(map(_is_sparse, inputs)):
+            outputs = _replaced(eqn, inputs)
+        else:
+            outputs = _run(eqn, inputs)
+        values.update(zip(eqn.outvars, outputs, strict=True))
+    return [read(v) for v in jaxpr.outvars]
+
+
+def _run(eqn: Any, inputs: Sequence[Any]) -> list[Any]:
+    return run_step(Step(eqn.primitive, eqn.params, (), ()), inputs)
+
+
+def _replaced(eqn: Any, inputs: list[Any]) -> list[Any]:
+    """Runs an equation that reads a sparse value."""
+    inner = called(eqn)
+    if inner is not None:
+        return _evaluate(*inner, inputs)
+    name, params, first = eqn.primitive.name, eqn.params, inputs[0]
+    if name == "convert_element_type" and params["new_dtype"] == jnp.float32:
+        return [first]
+    if name == "transpose":
+        return [first.T if params["permutation"] == (1, 0) else first]
+    if name == "dot_general" and not all(map(_is_sparse, inputs)):
+        y = _dot(first, inputs[1], params["dimension_numbers"])
+        if y is not None:
+            return [y.astype(eqn.outvars[0].aval.dtype)]
+    _LOG.warning(
+        "%s reads a sparse matrix, which has to be written out dense: %s. Leave its "
+        "path out of `sparsify`, or give the `axis` that its product sums over.",
+        name,
+        ", ".join(str(leaf.shape) for leaf in inputs if _is_sparse(leaf)),
+    )
+    return _run(eqn, [_dense(value) for value in inputs])
+
+
+def _dot(left: Any, right: Any, numbers: Any) -> jax.Array | None:
+    """Gives the product of an array and a matrix, or `None` if it sums other axes."""
+    (over_left, over_right), (batch, _) = numbers
+    flipped = _is_sparse(left)
+    kernel = cast(SparseKernel, left if flipped else right)
+    x, over = (right, over_right) if flipped else (left, over_left)
+    if batch or tuple(over_left if flipped else over_right) != (kernel.axis,):
+        return None
+    y = product(jnp.moveaxis(x, over[0], -1), kernel)
+    return jnp.moveaxis(y, -1, 0) if flipped else y
