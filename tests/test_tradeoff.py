@@ -28,6 +28,7 @@ def done(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_every_point_is_a_row(done):
     rows = rows_of(done)
     found = {(row["line"], float(row["target"])) for row in rows}
@@ -44,6 +45,7 @@ def test_every_point_is_a_row(done):
     assert imread(done / "tradeoff.png").shape[2] == 4
 
 
+@pytest.mark.slow
 def test_points_have_the_masks_of_the_dense_net(done):
     """NumPy finds the same survivors, and retraining moves them but not the dead."""
     shapes = jax.eval_shape(
@@ -64,6 +66,7 @@ def test_points_have_the_masks_of_the_dense_net(done):
     assert np.mean((last != 0) == alive) > 0.9999
 
 
+@pytest.mark.slow
 def test_going_on_makes_only_what_is_missing(done, monkeypatch, capsys):
     table = done / "tradeoff.csv"
     before = table.read_text()
