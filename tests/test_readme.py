@@ -32,7 +32,8 @@ def test_sharding_recipe_covers_the_state(namespace):
 
 def test_two_commands():
     """One line each, so that they can be pasted."""
-    commands = re.findall(r"```sh\n(.*?)```", README.read_text(), re.DOTALL)
+    section = README.read_text().split("## Two commands\n")[1].split("\n## ")[0]
+    commands = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
     assert len(commands) == 2
     assert all(command.strip().count("\n") == 0 for command in commands)
     assert "experiments.lenet300_prune" in commands[0]
