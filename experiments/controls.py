@@ -37,7 +37,6 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.table import Table
 
@@ -45,10 +44,8 @@ import jaxprune
 from experiments import points
 from experiments.config import Refused
 from experiments.control_nets import begin, narrower
-from experiments.folders import open_folder
+from experiments.folders import command, open_points
 from experiments.models import Network
-from experiments.step import Diverged
-from experiments.stop import Stopped
 
 
 CONTROLS = "pruned,shuffled,random mask,new weights,scratch,small dense".split(",")
@@ -93,12 +90,10 @@ def run(options: Options) -> list[dict[str, str]]:
     points.check(options)
     if options.seeds < 2:
         raise Refused(f"--seeds is {options.seeds}, expected 2 or more.")
-    if options.out is None:
-        name = options.network.lower().replace("-", "")
-        out = Path("runs") / f"controls-{name}-{options.dataset}"
-        options = dataclasses.replace(options, out=out)
     subject = points.subject(options.network, options.dataset, options.data_dir)
-    folder = open_folder(options, free=("seeds", "compressions"))
+    folder = open_points(
+        options, "controls", options.dataset, free=("seeds", "compressions")
+    )
     table = folder / "controls.csv"
     rows = points.read(table, COLUMNS)
     done = {(int(r["seed"]), r["control"], float(r["target"])) for r in rows}
@@ -232,12 +227,4 @@ def _spread(values: Any) -> str:
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the command line; gives the exit code."""
     prog = "python -m experiments.controls"
-    options = tyro.cli(Options, prog=prog, description=__doc__, args=args)
-    try:
-        run(options)
-    except (Refused, Diverged) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except Stopped as stopped:
-        print(f"Stopped at step {stopped.step} of a point; go on with --resume.")
-    return 0
+    return command(Options, run, prog, __doc__, args)

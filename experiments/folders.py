@@ -1,12 +1,50 @@
-"""Folders of programs that make many points: the flags are kept, and must agree."""
+"""What programs that make many points share: the command line and the folder."""
 
 import dataclasses
 import json
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import tyro
+
 from experiments import files
 from experiments.config import Refused
+from experiments.step import Diverged
+from experiments.stop import Stopped
+
+
+def command(
+    options: type,
+    run: Callable[[Any], Any],
+    prog: str,
+    description: str | None,
+    args: Sequence[str] | None,
+) -> int:
+    """Reads the flags and runs; gives the exit code."""
+    flags = tyro.cli(options, prog=prog, description=description, args=args)
+    try:
+        run(flags)
+    except (Refused, Diverged) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Stopped as stopped:
+        print(f"Stopped at step {stopped.step} of a point; go on with --resume.")
+    return 0
+
+
+def open_points(options: Any, kind: str, dataset: str, free: tuple[str, ...]) -> Path:
+    """Opens the folder of a comparison; --out is runs/KIND-NETWORK-DATASET if None.
+
+    Raises:
+      Refused: as `open_folder`.
+    """
+    if options.out is None:
+        name = options.network.lower().replace("-", "")
+        out = Path("runs") / f"{kind}-{name}-{dataset}"
+        options = dataclasses.replace(options, out=out)
+    return open_folder(options, free=free)
 
 
 def open_folder(

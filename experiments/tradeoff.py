@@ -29,14 +29,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import tyro
 from rich.console import Console
 
 from experiments import figures, points
-from experiments.config import Refused
-from experiments.folders import open_folder
-from experiments.step import Diverged
-from experiments.stop import Stopped
+from experiments.folders import command, open_points
 
 
 LINES = ("l1", "l2", "l1 retrained", "l2 retrained", "l2 iterative")
@@ -84,12 +80,8 @@ def run(options: Options) -> list[dict[str, str]]:
     """
     points.check(options)
     dataset = options.dataset if options.network in points.LENETS else "cifar10"
-    if options.out is None:
-        name = options.network.lower().replace("-", "")
-        out = Path("runs") / f"tradeoff-{name}-{dataset}"
-        options = dataclasses.replace(options, out=out)
     subject = points.subject(options.network, options.dataset, options.data_dir)
-    folder = open_folder(options, free=("seeds",))
+    folder = open_points(options, "tradeoff", dataset, free=("seeds",))
     table = folder / "tradeoff.csv"
     rows = points.read(table, COLUMNS)
     done = {(int(r["seed"]), r["line"], float(r["target"])) for r in rows}
@@ -168,12 +160,4 @@ def one_seed(
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the command line; gives the exit code."""
     prog = "python -m experiments.tradeoff"
-    options = tyro.cli(Options, prog=prog, description=__doc__, args=args)
-    try:
-        run(options)
-    except (Refused, Diverged) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except Stopped as stopped:
-        print(f"Stopped at step {stopped.step} of a point; go on with --resume.")
-    return 0
+    return command(Options, run, prog, __doc__, args)

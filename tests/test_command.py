@@ -9,7 +9,6 @@ import jax
 import numpy as np
 import pytest
 import scipy.sparse
-from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file, save_file
 
 import jaxprune
@@ -22,7 +21,7 @@ PARAMS = {
         "bias": np.array([0, 1], np.float32),
     }
 }
-FLAT = flatten_dict(PARAMS, sep="/")
+FLAT = {f"fc1/{name}": leaf for name, leaf in PARAMS["fc1"].items()}
 
 
 def product(params, x):

@@ -25,23 +25,20 @@ before it scans it. In the folder, runs/sensitivity-NETWORK:
                           the solved one is better, with the standard error of pairs
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 from rich.console import Console
 
 import jaxprune
 from experiments.config import Refused
-from experiments.folders import open_folder
+from experiments.folders import command, open_folder
 from experiments.sensitivity import figure, retrain, tables, ways
 from experiments.sensitivity.measure import cross_entropies, divergences
 from experiments.sensitivity.options import Options, completed
 from experiments.sensitivity.subject import Subject, load
-from experiments.step import Diverged
 
 
 def run(options: Options) -> list[dict[str, Any]]:
@@ -190,10 +187,4 @@ def _alive(subject: Subject, solution: jaxprune.Solution) -> int:
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the command line; gives the exit code."""
     prog = "python -m experiments.sensitivity"
-    options = tyro.cli(Options, prog=prog, description=__doc__, args=args)
-    try:
-        run(options)
-    except (Refused, Diverged) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return command(Options, run, prog, __doc__, args)
