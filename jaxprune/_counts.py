@@ -1,20 +1,22 @@
 """Exact counts: beyond 2**31 in two words, and how many weights a sparsity kills."""
 
+import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxprune._fold import fold, is_small, join_all
+
 
 AIMS = 8  # thresholds counted in one pass
 BITS = 24  # of the low word of a Count
+_SHORT_ROW = 64  # keys counted into one number, at least, of a small array
 ROW = 384  # keys that are counted into one number, at least
 NAN_KEY = 2**31 - 1  # above +inf, so that pruning never hides a NaN
-_SMALL = 1 << 17  # keys that one thread counts as fast as several
 DEAD_KEY = -1
 START = -2  # below every key
 
@@ -118,39 +120,51 @@ def reduce_many(columns: Sequence[Array], axes: Sequence[int], ops: str) -> tupl
     return tuple(lax.reduce(tuple(columns), units, both, tuple(axes)))
 
 
-def holds(key: Int[Array, "..."], threshold: Int[Array, ""], keep: int) -> Array:
-    """Tells whether at least `keep` keys are no less than `threshold`."""
-    axis = split_axis(key.shape, ROW)
-    flags = (key >= threshold).astype(jnp.int32)
-    rows, largest = reduce_many((flags, key), range(axis, key.ndim), "am")
-    # A row need not be counted past `keep`, so the sum does not overflow. The largest
-    # key adds nothing but a second output, without which XLA would not fuse.
-    enough = jnp.sum(jnp.minimum(rows, keep)) >= keep
-    return enough & (jnp.max(largest) >= threshold)
-
-
-def free_axes(key: Any) -> list[int]:
-    """Gives the axes of an array or its type that an explicit mesh does not split."""
-    spec = tuple(getattr(getattr(key, "sharding", None), "spec", ()) or ())
-    spec += (None,) * (len(key.shape) - len(spec))
-    return [axis for axis, name in enumerate(spec) if name is None]
+def at_least(keep: int, flags: Bool[Array, "..."]) -> Bool[Array, ""]:
+    """Tells whether at least `keep` flags are set."""
+    if is_small(flags):
+        return fold(jnp.add, 0, lambda f: f.astype(jnp.int32), flags) >= keep
+    axis = split_axis(flags.shape, ROW)
+    ones = flags.astype(jnp.int32)
+    # The largest flag adds nothing but a second output: see `reduce_many`.
+    rows, largest = reduce_many((ones, ones), range(axis, flags.ndim), "am")
+    # A row need not be counted past `keep`, so the sum does not overflow.
+    return (jnp.sum(jnp.minimum(rows, keep)) >= keep) & (jnp.max(largest) >= 0)
 
 
 def count_upto(key: Array, aims: Array) -> tuple[Array, ...]:
     """Counts keys up to each aim: (count,) in int32, or words (hi, lo) of 12 bits."""
-    whole = len(free_axes(jax.typeof(key))) == key.ndim > 1
-    if whole and key.size < _SMALL and key.shape[-1] < ROW:
-        # The inner loop should be long; small enough to move if a mesh splits it.
-        key = key.reshape(-1)
-    flags = [(key <= aims[i]).astype(jnp.int32) for i in range(AIMS)]
-    axis = split_axis(key.shape, max(ROW, key.size >> 19))
-    sums = reduce_many(flags, range(axis, key.ndim), "a" * AIMS)
+    small = is_small(key)
+    axis = split_axis(key.shape, _SHORT_ROW if small else max(ROW, key.size >> 19))
+    sums = _row_counts(key, aims, axis)
     lead = range(axis)
+    if small:
+        return (fold(jnp.add, 0, lambda x: x, jnp.stack(sums), lead=1),)
     if key.size < 2**31:
         return (jnp.stack(reduce_many(sums, lead, "a" * AIMS) if axis else sums),)
     words = [s >> 12 for s in sums] + [s & 4095 for s in sums]
     words = reduce_many(words, lead, "a" * len(words)) if axis else words
     return jnp.stack(words[:AIMS]), jnp.stack(words[AIMS:])
+
+
+def _row_counts(key: Array, aims: Array, axis: int) -> list[Array]:
+    """Counts the keys up to each aim in each row: the axes from `axis` on."""
+    # As many counts share a word as it holds: fewer sums, and fewer scalars (_fold).
+    bits = math.prod(key.shape[axis:]).bit_length()
+    share = max(1, 31 // max(1, bits))
+    words = []
+    for first in range(0, AIMS, share):
+        flags = [
+            jnp.where(key <= aims[i], jnp.int32(1 << bits * (i - first)), 0)
+            for i in range(first, min(AIMS, first + share))
+        ]
+        words.append(join_all(jnp.add, flags))
+    sums = reduce_many(words, range(axis, key.ndim), "a" * len(words))
+    mask = (1 << bits) - 1
+    return [
+        (sums[i // share] >> bits * (i % share)) & mask if share > 1 else sums[i]
+        for i in range(AIMS)
+    ]
 
 
 def subtract(rank: Count, parts: list[tuple], *, exact_in_int32: bool) -> Array:

@@ -1,5 +1,6 @@
 """Cutting a mask at a threshold, with a floor under every leaf."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxprune._masks import check_mask, map_masked
-from jaxprune._select import holds, recomputed, sort_key
+from jaxprune._select import DEAD_KEY, at_least, recomputed, sort_key
 from jaxprune._types import Mask, Params, Scores
 
 
@@ -60,43 +61,53 @@ def _above_floor(
     keep = min(min_keep, key.size)
     # Built anew for the count: XLA would store a key that two computations share.
     again = recomputed(lambda: [rebuild()])
-    (counted,) = again(threshold)
     found = jax.lax.cond(
-        holds(counted, threshold, keep),
+        at_least(keep, again(threshold)[0] >= threshold),
         lambda: _Cut(threshold, jnp.int32(_LAST)),
         lambda: _keep_largest(again, keep),
     )
-    at = _position(key.shape)
+    at = _position(key.shape, found.last)
     return (key > found.key) | ((key == found.key) & (at <= found.last))
 
 
 def _keep_largest(again: Callable[[Array], list[Array]], keep: int) -> _Cut:
     """Cuts below the `keep` largest keys of a leaf, equal ones by position.
 
-    One pass a weight kept, run only for a leaf that would fall below the floor.
+    Two bisections, run only for a leaf that would fall below the floor.
     """
+    live = at_least(keep, again(jnp.int32(0))[0] >= 0)
+    key = _last(lambda k: at_least(keep, again(k)[0] >= k))
+    key = jnp.where(live, key, DEAD_KEY)
 
-    def next_largest(_: Any, last: _Cut) -> _Cut:
-        (key,) = again(last.key)
-        at = _position(key.shape)
-        left = (key < last.key) | ((key == last.key) & (at > last.last))
-        unit = (jnp.int32(-1), jnp.int32(_LAST))
-        pairs = (jnp.where(left, key, -1), at)
-        return _Cut(*jax.lax.reduce(pairs, unit, _larger, range(key.ndim)))
+    def too_few(end: Array) -> Array:
+        (k,) = again(end)
+        before = (k == key) & (_position(k.shape, end) < end)
+        return ~at_least(keep, (k > key) | before)
 
-    start = _Cut(jnp.int32(_LAST), jnp.int32(-1))
-    return jax.lax.fori_loop(0, keep, next_largest, start)
-
-
-def _larger(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
-    first = (a[0] > b[0]) | ((a[0] == b[0]) & (a[1] < b[1]))
-    return jnp.where(first, a[0], b[0]), jnp.where(first, a[1], b[1])
+    return _Cut(key, _last(too_few))
 
 
-def _position(shape: tuple[int, ...]) -> Array:
-    """Numbers the weights of a leaf row by row; ties past 2**31 weights share one."""
-    at, stride = jnp.zeros(shape, jnp.int32), 1
-    for axis in reversed(range(len(shape))):
-        at += min(stride, _LAST) * jax.lax.broadcasted_iota(jnp.int32, shape, axis)
-        stride *= shape[axis]
-    return at if stride <= _LAST else jnp.zeros(shape, jnp.int32)
+def _last(holds: Callable[[Array], Array]) -> Array:
+    """Finds the last of 0, 1, ..., 2**31 - 1 up to which it holds, if it does at 0."""
+
+    def set_bit(i: Any, found: Array) -> Array:
+        more = found | (jnp.int32(1 << 30) >> i)
+        return jnp.where(holds(more), more, found)
+
+    return jax.lax.fori_loop(0, 31, set_bit, jnp.int32(0))
+
+
+def _position(shape: tuple[int, ...], tie: Array) -> Array:
+    """Numbers the weights of a leaf row by row; ties past 2**31 weights share one.
+
+    As in `recomputed`, a barrier keeps XLA from storing the numbers outside of the loop
+    whose variable `tie` is.
+    """
+    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    if math.prod(shape) > _LAST:
+        return jnp.zeros(shape, jnp.int32)
+    tied, _ = jax.lax.optimization_barrier((jnp.array(strides, jnp.int32), tie))
+    at = jnp.zeros(shape, jnp.int32)
+    for axis in range(len(shape)):
+        at += tied[axis] * jax.lax.broadcasted_iota(jnp.int32, shape, axis)
+    return at

@@ -1,11 +1,13 @@
 """The standard deviation of each layer's live weights."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, PyTree
 
+from jaxprune._fold import fold, is_small
 from jaxprune._masks import check_mask, map_masked
 from jaxprune._types import Mask, Params
 
@@ -33,19 +35,23 @@ def layer_std(params: Params, mask: Mask) -> PyTree:
 
     def at_leaf(w: Any, m: Any) -> Array:
         w, m = jnp.asarray(w, jnp.float32), jnp.asarray(m)
-        alive = jnp.maximum(_sum(m.astype(jnp.float32)), 1)
-        mean = _sum(jnp.where(m, w, 0)) / alive
-        return jnp.sqrt(_sum(jnp.where(m, jnp.square(w - mean), 0)) / alive)
+        alive = jnp.maximum(_sum(lambda w, m: m.astype(jnp.float32), w, m), 1)
+        mean = _sum(lambda w, m: jnp.where(m, w, 0), w, m) / alive
+        squares = _sum(lambda w, m: jnp.where(m, jnp.square(w - mean), 0), w, m)
+        return jnp.sqrt(squares / alive)
 
     return map_masked(at_leaf, params, mask, elsewhere=lambda w: None)
 
 
-def _sum(x: Array) -> Array:
-    """Adds with compensation, so that the sum hardly depends on the order.
+def _sum(terms: Callable[..., Array], *arrays: Array) -> Array:
+    """Adds pairwise or with compensation: the sum hardly depends on the order.
 
     The two outputs have a second use: XLA's CPU backend fuses the terms into such a
     reduction, and stores them for one with a single output.
     """
+    if is_small(arrays[0]):
+        return fold(jnp.add, 0, terms, *arrays)
+    x = terms(*arrays)
     unit = (jnp.float32(0), jnp.float32(0))
     parts = (x, jnp.zeros_like(x))
     # All axes but the last first: XLA spreads the last one over threads and lanes.

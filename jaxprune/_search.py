@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxprune._counts import AIMS, NAN_KEY, START, count_upto, reduce_many, split_axis
+from jaxprune._fold import join_all
 
 
 # Where to look, in deviations of the estimate, and two even splits, which bound the
@@ -87,10 +88,10 @@ def search(
         d = distance(aims)
         low, high = d >= margin, d < -margin
         new = Bracket(
-            jnp.max(jnp.where(low, aims, bracket.lo)),
-            jnp.min(jnp.where(high, aims, bracket.hi)),
-            jnp.min(jnp.where(low, d, bracket.d_lo)),
-            jnp.max(jnp.where(high, d, bracket.d_hi)),
+            join_all(jnp.maximum, list(jnp.where(low, aims, bracket.lo))),
+            join_all(jnp.minimum, list(jnp.where(high, aims, bracket.hi))),
+            join_all(jnp.minimum, list(jnp.where(low, d, bracket.d_lo))),
+            join_all(jnp.maximum, list(jnp.where(high, d, bracket.d_hi))),
         )
         # With a margin every aim may fall within it, or cut off a key or two.
         same_size = new.d_lo - new.d_hi > 0.9 * (bracket.d_lo - bracket.d_hi)

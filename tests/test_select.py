@@ -1,6 +1,7 @@
 """Selection: exact against NumPy, in integers, with next to no memory."""
 
 import fractions
+import math
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxprune._counts import AIMS, count_upto, holds, reduce_many, subtract
+from jaxprune._counts import AIMS, at_least, count_upto, reduce_many, subtract
 from jaxprune._select import count_of, dead_count, kth_smallest, sort_key
 
 
@@ -323,12 +324,12 @@ def test_rank_beyond_int32():
         assert int(select(row, count_of(rank))) == expected
 
 
-def test_holds():
-    key = jnp.arange(1000, dtype=jnp.int32).reshape(2, 500)
-    for threshold, keep in [(0, 1000), (999, 1), (990, 10), (990, 11), (1000, 1)]:
-        assert bool(holds(key, jnp.int32(threshold), keep)) == (
-            1000 - threshold >= keep
-        )
+@pytest.mark.parametrize("shape", [(2, 500), (1024, 1024)])
+def test_at_least(shape):
+    n = math.prod(shape)
+    key = jnp.arange(n, dtype=jnp.int32).reshape(shape)
+    for threshold, keep in [(0, n), (n - 1, 1), (n - 10, 10), (n - 10, 11), (n, 1)]:
+        assert bool(at_least(keep, key >= threshold)) == (n - threshold >= keep)
 
 
 def test_reduce_many():
