@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,15 @@ from jaxprune._select import DEAD_KEY, at_least, recomputed, sort_key
 from jaxprune._types import Mask, Params, Scores
 
 
-_LAST = 2**31 - 1  # the largest key, and the largest position
+_LAST = 2**31 - 1  # after every position
 
 
 class _Cut(NamedTuple):
     key: Array  # weights with a larger key live
-    last: Array  # and those with this key, up to this position in the leaf
+    end: Array  # and those with this key, before this position in the leaf
+
+    def keeps(self, key: Array, at: Array) -> Array:
+        return (key > self.key) | ((key == self.key) & (at < self.end))
 
 
 def keys_of(params: Params, mask: Mask, scores: Scores) -> list[Array]:
@@ -66,35 +69,27 @@ def _above_floor(
         lambda: _Cut(threshold, jnp.int32(_LAST)),
         lambda: _keep_largest(again, keep),
     )
-    at = _position(key.shape, found.last)
-    return (key > found.key) | ((key == found.key) & (at <= found.last))
+    return found.keeps(key, _position(key.shape, found.end))
 
 
 def _keep_largest(again: Callable[[Array], list[Array]], keep: int) -> _Cut:
     """Cuts below the `keep` largest keys of a leaf, equal ones by position.
 
-    Two bisections, run only for a leaf that would fall below the floor.
+    A bisection, bit by bit, of the largest key and then the smallest end with which so
+    many live; run only for a leaf that would fall below the floor.
     """
-    live = at_least(keep, again(jnp.int32(0))[0] >= 0)
-    key = _last(lambda k: at_least(keep, again(k)[0] >= k))
-    key = jnp.where(live, key, DEAD_KEY)
 
-    def too_few(end: Array) -> Array:
-        (k,) = again(end)
-        before = (k == key) & (_position(k.shape, end) < end)
-        return ~at_least(keep, (k > key) | before)
+    def set_bit(i: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
+        bit = jnp.int32(1 << 30) >> (i % 31)
+        key = found[0] | jnp.where(i < 31, bit, 0)
+        end = found[1] - jnp.where(i < 31, 0, bit)
+        (k,) = again(key)
+        reached = at_least(keep, _Cut(key, end).keeps(k, _position(k.shape, key)))
+        return jnp.where(reached, key, found[0]), jnp.where(reached, end, found[1])
 
-    return _Cut(key, _last(too_few))
-
-
-def _last(holds: Callable[[Array], Array]) -> Array:
-    """Finds the last of 0, 1, ..., 2**31 - 1 up to which it holds, if it does at 0."""
-
-    def set_bit(i: Any, found: Array) -> Array:
-        more = found | (jnp.int32(1 << 30) >> i)
-        return jnp.where(holds(more), more, found)
-
-    return jax.lax.fori_loop(0, 31, set_bit, jnp.int32(0))
+    key, end = jax.lax.fori_loop(0, 62, set_bit, (jnp.int32(0), jnp.int32(_LAST)))
+    # With fewer live ones the dead fill up; the mask keeps them dead.
+    return _Cut(jnp.where(at_least(keep, again(key)[0] >= 0), key, DEAD_KEY), end)
 
 
 def _position(shape: tuple[int, ...], tie: Array) -> Array:
@@ -103,10 +98,10 @@ def _position(shape: tuple[int, ...], tie: Array) -> Array:
     As in `recomputed`, a barrier keeps XLA from storing the numbers outside of the loop
     whose variable `tie` is.
     """
-    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
     if math.prod(shape) > _LAST:
         return jnp.zeros(shape, jnp.int32)
-    tied, _ = jax.lax.optimization_barrier((jnp.array(strides, jnp.int32), tie))
+    strides = [jnp.int32(math.prod(shape[axis + 1 :])) for axis in range(len(shape))]
+    tied, _ = jax.lax.optimization_barrier((strides, tie))
     at = jnp.zeros(shape, jnp.int32)
     for axis in range(len(shape)):
         at += tied[axis] * jax.lax.broadcasted_iota(jnp.int32, shape, axis)

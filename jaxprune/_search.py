@@ -1,5 +1,6 @@
 """The search for a key of given rank: brackets, where to look next, when to end."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -49,11 +50,13 @@ def aim(bracket: Bracket, margin: Array | float) -> Int[Array, " aims"]:
     guess = (bracket.d_lo + 0.5) / size
     # Of keys spread evenly; never under one key's share.
     spread = jnp.sqrt(jnp.maximum(guess * (1 - guess), 1 / size) / size)
-    side = jnp.array([-1.0 if n < 0 else 1.0 for n in _NEAR], jnp.float32)
-    slack = jnp.array([_CURVED if abs(n) == 4 else 0.0 for n in _NEAR], jnp.float32)
-    near = jnp.array(_NEAR, jnp.float32) * spread + side * (slack + margin / size)
-    near = guess + near
-    mixed = jnp.concatenate([jnp.clip(near, 0, 1), jnp.array(_EVEN, jnp.float32)])
+    # Scalar by scalar: a constant array would cost something at every call (_fold).
+    near = []
+    for n in _NEAR:
+        side = math.copysign(1, n)
+        slack = _CURVED if abs(n) == max(_NEAR) else 0.0
+        near.append(guess + n * spread + side * (slack + margin / size))
+    mixed = jnp.stack([*(jnp.clip(x, 0, 1) for x in near), *map(jnp.float32, _EVEN)])
     even = jnp.arange(1, AIMS + 1, dtype=jnp.float32) / (AIMS + 1)
     keys = between(bracket, jnp.where(size < _FEW, even, mixed))
     # Keys are linear in the value within one exponent only: over more, interpolate

@@ -25,11 +25,13 @@ from jaxprune._counts import at_least as at_least
 from jaxprune._counts import count_of as count_of
 from jaxprune._counts import dead_count as dead_count
 from jaxprune._counts import sort_key as sort_key
-from jaxprune._fold import SMALL, free_axes
+from jaxprune._fold import free_axes
 from jaxprune._search import Bracket, between, end_by_rows, search
 
 
 _SAMPLE = 1 << 16  # keys in the sample that places the first thresholds
+# Fewer keys are counted as they are: a pass costs less than what would save it.
+_ENOUGH_TO_SAMPLE = 3 << 17
 
 # 2**-24 ... 2**-2, where weights and saliencies are: saves the passes that would
 # find the exponent.
@@ -78,7 +80,7 @@ def kth_smallest(
     whole = Bracket(jnp.int32(START), jnp.int32(NAN_KEY), start, start - float(total))
     aims = jnp.array(_FIRST, jnp.int32)
     fraction = min(1 / 32, _SAMPLE / total)
-    if total < SMALL:  # a pass costs less than what would save it
+    if total < _ENOUGH_TO_SAMPLE:
         return search(distance, whole, aims).hi
     if 16 * _sample_size(shapes, fraction) <= total:
         aims = _sampled_aims(again(start), shapes, fraction, whole, aims)
