@@ -5,30 +5,38 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from jaxprune.sparse._layout import plan
+from jaxprune.sparse._kernel import images_at_a_time
+from jaxprune.sparse._layout import ADD, BLOCK, plan
 
 
 class Costs(NamedTuple):
     """What a product costs on a machine, in nanoseconds.
 
-    The defaults are estimates for 2 cores of an x86 processor, not measurements of this
-    one: matrices break even at 12% of live weights within the cache, at 28% beyond it.
+    The defaults are estimates for 2 cores of an x86 processor, of which a sparse
+    product uses one. `streamed`, `packed`, `dense`, `slot` and `image` are rounded from
+    times of VGG-16's fc6 and fc7 on an AMD EPYC; the others were not measured alone.
 
     Attributes:
-      cached: a weight of a dense matrix that fits `cache`, at batch 1.
+      cached: a weight of a dense matrix that fits `cache`, for one image.
       streamed: a weight of a dense matrix that does not.
-      dense: more for each further image, a weight.
-      sparse: more for each further image, a live weight.
+      packed: a weight of a dense matrix as soon as there are two images.
+      dense: more for each of these images, a weight.
+      slot: a live weight in the sparse form, padding included, for one image.
+      image: more for each further image of a group, a live weight.
+      turn: of the sparse product's loop, whatever it works on.
+      call: of a sparse product.
       cache: bytes of the last-level cache that one matrix may count on.
-      call: of a sparse product, whatever its size.
     """
 
-    cached: float = 0.05
-    streamed: float = 0.12
-    dense: float = 0.012
-    sparse: float = 0.12
-    cache: int = 16 * 2**20
+    cached: float = 0.08
+    streamed: float = 0.13
+    packed: float = 0.5
+    dense: float = 0.008
+    slot: float = 0.5
+    image: float = 0.09
+    turn: float = 60.0
     call: float = 4000.0
+    cache: int = 16 * 2**20
 
 
 DEFAULT = Costs()
@@ -37,15 +45,22 @@ DEFAULT = Costs()
 def dense_time(size: int, batch: int, costs: Costs) -> float:
     """Gives the nanoseconds of a dense product with `size` weights."""
     weight = costs.cached if 4 * size <= costs.cache else costs.streamed
-    return size * (weight + costs.dense * (batch - 1))
+    if batch > 1:
+        weight = max(weight, costs.packed) + costs.dense * batch
+    return size * weight
 
 
 def sparse_time(
     alive: Bool[np.ndarray, "rows columns"], batch: int, costs: Costs, *, axis: int = 0
 ) -> float:
     """Gives the nanoseconds of a sparse product with the live weights of a mask."""
-    _, _, once = plan(np.count_nonzero(alive, axis=axis))
-    return costs.call + once + costs.sparse * (batch - 1) * int(np.count_nonzero(alive))
+    made = plan(np.count_nonzero(alive, axis=axis))
+    groups, images = images_at_a_time(batch)
+    slot = costs.slot + costs.image * (images - 1)
+    blocks = BLOCK * len(made.ends)
+    added = ADD * made.pieces.owner.size * images if made.cut else 0.0
+    once = blocks + added + costs.turn * made.turns + slot * made.slots
+    return costs.call + groups * once
 
 
 def pays(

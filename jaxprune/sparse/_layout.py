@@ -14,6 +14,8 @@ import numpy as np
 ROWS = 1100
 TURN, SLOT = 45.0, 0.35  # nanoseconds of a turn of the loop, and of each weight in it
 BLOCK = 2000.0  # of a block, so that small matrices get few
+ADD = 4.0  # of adding a piece to its output
+NARROW = 128  # pieces of a block up to which the loop is unrolled
 _CUTS = 64  # places where a block may end, times the blocks there must be
 
 
@@ -35,6 +37,36 @@ class Pieces(NamedTuple):
     owner: np.ndarray
     start: np.ndarray
     length: np.ndarray
+
+
+class Plan(NamedTuple):
+    """How a matrix is laid out.
+
+    Attributes:
+      pieces: in the order of the blocks.
+      ends: where each block ends among them.
+      cut: whether an output has several pieces.
+      cost: of one product, by the constants above, in nanoseconds.
+    """
+
+    pieces: Pieces
+    ends: list[int]
+    cut: bool
+    cost: float
+
+    @property
+    def turns(self) -> int:
+        """Rows of all blocks."""
+        return sum(self._longest())
+
+    @property
+    def slots(self) -> int:
+        """Weights of all blocks, padding included."""
+        widths = np.diff([0, *self.ends])
+        return int(np.dot(widths, self._longest()))
+
+    def _longest(self) -> list[int]:
+        return [int(self.pieces.length[begin]) for begin in (0, *self.ends[:-1])]
 
 
 def pieces(lengths: np.ndarray, cap: int) -> Pieces:
@@ -80,20 +112,20 @@ def cuts(length: np.ndarray) -> tuple[list[int], float]:
     return found[::-1], best[-1]
 
 
-def plan(lengths: np.ndarray) -> tuple[Pieces, list[int], float]:
-    """Chooses the cap of pieces and the blocks; gives the cost in nanoseconds too."""
+def plan(lengths: np.ndarray) -> Plan:
+    """Chooses how far outputs of these numbers of live weights are cut, and blocks."""
     longest = max(1, int(lengths.max(initial=0)))
     mean = max(1, int(lengths.mean()) if lengths.size else 1)
     caps = {longest} | {c * mean for c in (1, 2, 4) if c * mean < longest}
     options = []
     for cap in sorted(caps, reverse=True):
-        cut = pieces(lengths, cap)
-        ends, cost = cuts(cut.length)
+        made = pieces(lengths, cap)
+        ends, cost = cuts(made.length)
+        cut = made.owner.size > lengths.size
         # What is cut has to be added up again, one scattered addition a piece.
-        extra = 0.0 if cut.owner.size == lengths.size else BLOCK + 4 * cut.owner.size
-        options.append((cost + extra, cut, ends))
-    cost, cut, ends = min(options, key=lambda option: option[0])
-    return cut, ends, cost
+        extra = BLOCK + ADD * made.owner.size if cut else 0.0
+        options.append(Plan(made, ends, cut, cost + extra))
+    return min(options, key=lambda option: option.cost)
 
 
 def blocks(mask: np.ndarray) -> tuple[list[Block], np.ndarray]:
@@ -106,7 +138,7 @@ def blocks(mask: np.ndarray) -> tuple[list[Block], np.ndarray]:
       The blocks, and the output that each piece belongs to, in their order.
     """
     live = np.flatnonzero(mask)
-    cut, ends, _ = plan(np.count_nonzero(mask, axis=1))
+    cut, ends, *_ = plan(np.count_nonzero(mask, axis=1))
     made, begin = [], 0
     for end in ends:
         start, length = cut.start[begin:end], cut.length[begin:end]
