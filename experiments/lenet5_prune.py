@@ -29,7 +29,7 @@ if __name__ == "__main__":  # before the imports, which take seconds
 from pathlib import Path
 from typing import Any
 
-from experiments import data, recipes, report, runs, train
+from experiments import best, data, recipes, report, runs, train
 from experiments.config import Config, Pruning, Training
 from experiments.models import LENET5
 
@@ -51,6 +51,8 @@ CONFIG = Config(
 
 def run(config: Config, digits: data.Digits, folder: Path) -> dict[str, Any]:
     """Builds the optimizer with pruning inside, trains by it, reports."""
+    if config.pruning.recipe == "best":
+        return best.run(config, LENET5, digits, folder)
     task = runs.task_of(config, LENET5, digits)
     plan = recipes.plan(config, LENET5, task.feed.steps_per_epoch)
     fitted = train.fit(config, LENET5, plan, task, folder)

@@ -1,0 +1,64 @@
+"""Runs the recipe best on digits: a dense net, what it teaches, and the stages."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import data, recipes, report, rounds, runs, train
+from experiments.config import Config
+from experiments.losses import distilled
+from experiments.models import Network
+from experiments.trained import trained
+
+
+def run(
+    config: Config, network: Network, digits: data.Digits, folder: Path
+) -> dict[str, Any]:
+    """Trains dense, in a folder within `folder`, then prunes stage by stage, reports.
+
+    For each stage, and for the dense net, `folder` holds the weights, a table of the
+    layers and a row of rounds.csv; the error in it is that of this net, read once.
+    """
+    best = config.best
+    pruning = dataclasses.replace(config.pruning, recipe="dense")
+    dense = trained(
+        dataclasses.replace(config, pruning=pruning),
+        network,
+        lambda: runs.task_of(config, network, digits),
+        folder / "dense",
+    )
+    soft = None
+    if best.distill:
+        soft = logits(network, dense, digits.train.images)
+    task = runs.task_of(config, network, digits, soft)._replace(rounds=True)
+    if best.distill:
+        task = task._replace(loss=distilled(best.distill, best.temperature))
+    plan = recipes.plan(config, network, task.feed.steps_per_epoch)
+    fitted = train.fit(
+        config,
+        network,
+        plan,
+        task,
+        folder,
+        params=dense,
+        round_done=rounds.make_round_done(network, folder),
+    )
+    return report.finish(config, network, plan, task, fitted, folder)
+
+
+def logits(
+    network: Network, params: Any, images: np.ndarray, batch: int = 1000
+) -> np.ndarray:
+    """Gives the logits of digits, float32, (n, classes), without dropout."""
+
+    @jax.jit
+    def of(images: jax.Array) -> Any:
+        inputs = images.astype(jnp.float32) / 255
+        return network.module.apply({"params": params}, inputs)
+
+    parts = [of(images[i : i + batch]) for i in range(0, len(images), batch)]
+    return np.concatenate(jax.device_get(parts))
