@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from scipy.special import log_softmax, softmax
 
 import jaxprune
-from experiments import alexnet_prune, data, lenet300_prune, recipes, train
+from experiments import alexnet_prune, data, lenet300_prune, recipes, records, train
 from experiments.config import Best, Data, Refused, Training
 from experiments.flags import parse
 from experiments.losses import cross_entropy, distilled
@@ -223,3 +223,37 @@ def test_a_run_leaves_a_net_for_each_target(tmp_path, capsys, monkeypatch):
     assert result["dense_error"] == float(rows["dense"]["error"])
     assert result["error"] == float(rows["10x"]["error"])
     assert "The test split was not read" in capsys.readouterr().out
+
+
+def test_the_records_are_those_of_the_seeds(tmp_path, capsys):
+    for seed, errors in ((0, (4.0, 5.0)), (10, (6.0, 8.0)), (2, (5.0, 8.0))):
+        home = tmp_path / "seeds" / f"seed{seed}"
+        (home / "dense").mkdir(parents=True)
+        about = {"network": "LeNet-5", "dataset": "mnist", "judged_on": "9 digits"}
+        (home / "result.json").write_text(json.dumps(about | {"seed": seed}))
+        log = {"step": 7, "seconds": 1.5, "held_out_error": 3}
+        (home / "dense" / "metrics.jsonl").write_text(json.dumps(log) + "\n")
+        ends = [{"round": f"{n}x", "step": 2 * n, "seconds": n} for n in (4, 12)]
+        lines = [{"step": 1, "seconds": 1.0}, *ends]
+        (home / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        text = "round,error,alive_weights,compression_weights,compression_params\n"
+        text += f"4x,{errors[0]},25,4.0,3.9\n12x,{errors[1]},8,12.5,10.0\n"
+        (home / "rounds.csv").write_text(text)
+    out = tmp_path / "all.csv"
+    assert records.main([str(tmp_path / "seeds"), "--out", str(out)]) == 0
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["seed"] for row in rows] == ["0", "0", "2", "2", "10", "10"]
+    assert rows[3] == {
+        **{"network": "LeNet-5", "dataset": "mnist", "judged_on": "9 digits"},
+        **{"seed": "2", "target": "12x", "error": "8.0", "alive_weights": "8"},
+        **{"compression_weights": "12.5", "compression_params": "10.0"},
+        **{"steps": "31", "seconds": "13.5"},
+    }
+    printed = capsys.readouterr().out
+    assert "5.000%" in printed
+    assert "1.000" in printed
+    assert "7.000%" in printed
+    assert "1.732" in printed
+    assert records.main([str(tmp_path)]) == 1
+    assert "holds no finished run of --recipe best" in capsys.readouterr().err

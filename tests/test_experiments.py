@@ -133,6 +133,7 @@ def test_the_help_of_a_benchmark_names_a_command_that_runs(bench, capsys):
 
 
 COMMANDS = [f"experiments.{name}_prune" for name in NETWORKS]
+COMMANDS += ["experiments.records"]
 COMMANDS += [f"experiments.bench.{name}" for name in BENCHES]
 
 
