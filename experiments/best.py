@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import data, recipes, report, rounds, runs, train
-from experiments.config import Config
+from experiments.config import Best, Config
 from experiments.losses import distilled
 from experiments.models import Network
 from experiments.trained import trained
@@ -26,7 +26,7 @@ def run(
     best = config.best
     pruning = dataclasses.replace(config.pruning, recipe="dense")
     dense = trained(
-        dataclasses.replace(config, pruning=pruning),
+        dataclasses.replace(config, pruning=pruning, best=Best()),
         network,
         lambda: runs.task_of(config, network, digits),
         folder / "dense",

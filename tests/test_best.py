@@ -37,7 +37,7 @@ def test_fisher_prunes_what_numpy_finds_least():
     # A learning rate of 0: the weights stay what NumPy has.
     tx = with_mean_square(jaxprune.prune(optax.adam(0.0), jaxprune.once(6, cut)))
     state = tx.init(params)
-    mean_square = np.zeros_like(w)
+    scores = mean_square = np.zeros_like(w)
     for step in range(7):
         # What is pruned at a step is scored by the gradients before it.
         live = np.asarray(jaxprune.get_mask(state)["fc"]["kernel"])
