@@ -15,25 +15,27 @@ from experiments.models import Network
 from experiments.trained import trained
 
 
+# Between the seeds of the teachers of a run, so that no two of --seeds share one.
+SEED_STRIDE = 2**20
+
+
 def run(
     config: Config, network: Network, digits: data.Digits, folder: Path
 ) -> dict[str, Any]:
-    """Trains dense, in a folder within `folder`, then prunes stage by stage, reports.
+    """Trains dense, in folders within `folder`, then prunes stage by stage, reports.
 
     For each stage, and for the dense net, `folder` holds the weights, a table of the
     layers and a row of rounds.csv; the error in it is that of this net, read once.
     """
     best = config.best
-    pruning = dataclasses.replace(config.pruning, recipe="dense")
-    dense = trained(
-        dataclasses.replace(config, pruning=pruning, best=Best()),
-        network,
-        lambda: runs.task_of(config, network, digits),
-        folder / "dense",
-    )
+    teachers = [
+        _dense(config, network, digits, folder, number)
+        for number in range(best.teachers if best.distill else 1)
+    ]
     soft = None
     if best.distill:
-        soft = logits(network, dense, digits.train.images)
+        taught = [logits(network, net, digits.train.images) for net in teachers]
+        soft = np.mean(taught, 0)
     task = runs.task_of(config, network, digits, soft)._replace(rounds=True)
     if best.distill:
         task = task._replace(loss=distilled(best.distill, best.temperature))
@@ -44,10 +46,29 @@ def run(
         plan,
         task,
         folder,
-        params=dense,
+        params=teachers[0],
         round_done=rounds.make_round_done(network, folder),
     )
     return report.finish(config, network, plan, task, fitted, folder)
+
+
+def _dense(
+    config: Config, network: Network, digits: data.Digits, folder: Path, number: int
+) -> Any:
+    """Trains a dense net; the first is of the run's seed, and the one that is pruned.
+
+    It does not depend on the stages' settings.
+    """
+    run = config.run
+    config = dataclasses.replace(
+        config,
+        pruning=dataclasses.replace(config.pruning, recipe="dense"),
+        run=dataclasses.replace(run, seed=(run.seed + number * SEED_STRIDE) % 2**32),
+        best=Best(),
+    )
+    name = f"dense{number + 1}" if number else "dense"
+    task_of = lambda: runs.task_of(config, network, digits)
+    return trained(config, network, task_of, folder / name)
 
 
 def logits(

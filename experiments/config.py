@@ -112,6 +112,8 @@ class Best:
     spare: str = "1"
     #: Share of the loss that is agreement with the dense net. 0: none.
     distill: float = 0.0
+    #: Dense nets whose mean logits are agreed with, the first of which is pruned.
+    teachers: int = 1
     #: By which logits are divided for that.
     temperature: float = 4.0
 

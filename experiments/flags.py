@@ -125,6 +125,7 @@ def _of_best(best: Best | None) -> tuple[tuple[str, Any, bool, str], ...]:
         ("stage-lr", best.stage_lr, best.stage_lr > 0, "above 0"),
         ("stage-ramp", best.stage_ramp, 0 < best.stage_ramp < 1, "a share in (0, 1)"),
         ("distill", best.distill, 0 <= best.distill <= 1, "a share in [0, 1]"),
+        ("teachers", best.teachers, best.teachers >= 1, "1 or more"),
         ("temperature", best.temperature, best.temperature > 0, "above 0"),
     )
 

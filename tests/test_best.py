@@ -14,7 +14,15 @@ from safetensors.numpy import load_file
 from scipy.special import log_softmax, softmax
 
 import jaxprune
-from experiments import alexnet_prune, data, lenet300_prune, recipes, records, train
+from experiments import (
+    alexnet_prune,
+    best,
+    data,
+    lenet300_prune,
+    recipes,
+    records,
+    train,
+)
 from experiments.config import Best, Data, Refused, Training
 from experiments.flags import parse
 from experiments.losses import cross_entropy, distilled
@@ -136,13 +144,13 @@ def test_each_stage_ends_at_its_target_on_weights(network):
 
 
 def test_what_cannot_be_is_refused():
-    for best, message in (
+    for given, message in (
         ({"stage_epochs": 0.2}, "--period is 2, expected at most the 1 steps"),
         ({"targets": (12.0, 1e5)}, "--targets has 100000, expected at most 88733"),
         ({"stage_epochs": 1e9}, "--stage-epochs is 1e"),
     ):
         with pytest.raises(Refused, match=message):
-            recipes.plan(settings(**best), LENET300, 12)
+            recipes.plan(settings(**given), LENET300, 12)
     sgd = dataclasses.replace(
         settings(criterion="fisher"), training=Training(optimizer="sgd")
     )
@@ -162,6 +170,7 @@ def test_what_cannot_be_is_refused():
         ("--targets 12 4", "--targets is (12.0, 4.0), expected rising ratios"),
         ("--targets 12 inf", "--targets is (12.0, inf), expected a finite number"),
         ("--stage-ramp 1", "--stage-ramp is 1.0, expected a share in (0, 1)"),
+        ("--teachers 0", "--teachers is 0, expected 1 or more"),
         ("--distill 2", "--distill is 2.0, expected a share in [0, 1]"),
         ("--spare fc1", "--spare is 'fc1', expected a positive number"),
     ],
@@ -176,7 +185,7 @@ def test_a_wrong_flag_is_named(flags, message, capsys):
 
 
 FLAGS = "--recipe best --dense-epochs 1 --targets 4 10 --stage-epochs 1 --period 10 \
-    --criterion fisher --distill 0.5 --holdout 1000"
+    --criterion fisher --distill 0.5 --teachers 2 --holdout 1000"
 
 
 def forward(weights, images):
@@ -193,16 +202,26 @@ def test_a_run_leaves_a_net_for_each_target(tmp_path, capsys, monkeypatch):
 
     def interrupted(*args, **given):
         calls.append(args)
-        if len(calls) == 2:  # after the dense net
+        if len(calls) == 2:  # after the first dense net
             raise KeyboardInterrupt
         return fit(*args, **given)
 
     monkeypatch.setattr(train, "fit", interrupted)
     assert lenet300_prune.main([*FLAGS.split(), "--out", str(out)]) == 130
     assert lenet300_prune.main([*FLAGS.split(), "--out", str(out), "--resume"]) == 0
-    assert len(calls) == 3  # the dense net was not trained again
+    assert len(calls) == 4  # the first dense net was not trained again
 
     digits = data.load(Data(holdout=1000))
+    images = digits.train.images[:50]
+    first, second = (
+        load_file(out / name / "weights.safetensors") for name in ("dense", "dense2")
+    )
+    assert not np.array_equal(first["fc3/kernel"], second["fc3/kernel"])
+    params = {name: {} for name in ("fc1", "fc2", "fc3")}
+    for name, leaf in first.items():
+        params[name.split("/")[0]][name.split("/")[1]] = leaf
+    taught = best.logits(LENET300, params, images, batch=20)
+    np.testing.assert_allclose(taught, forward(first, images), atol=1e-3)
     with (out / "rounds.csv").open(newline="") as file:
         rows = {row["round"]: row for row in csv.DictReader(file)}
     assert list(rows) == ["dense", "4x", "10x"]
