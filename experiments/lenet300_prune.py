@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import best, data, recipes, report, runs, train
-from experiments.config import Config, Pruning, Training
+from experiments.config import Best, Config, Pruning, Training
 from experiments.models import LENET300
 
 
@@ -46,6 +46,7 @@ CONFIG = Config(
         retrain_epochs=10,
         epochs=40,
     ),
+    best=Best(targets=(12.0, 40.0, 68.0, 100.0), stage_epochs=20, criterion="fisher"),
 )
 
 

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import best, data, recipes, report, runs, train
-from experiments.config import Config, Pruning, Training
+from experiments.config import Best, Config, Pruning, Training
 from experiments.models import LENET5
 
 
@@ -45,6 +45,9 @@ CONFIG = Config(
         retrain_epochs=6,
         epochs=20,
         ramp=(0.1, 0.5),
+    ),
+    best=Best(
+        targets=(12.0, 100.0, 280.0), stage_epochs=7, criterion="fisher", distill=0.5
     ),
 )
 
