@@ -40,7 +40,7 @@ class Training:
     warmup: float = 1.0
     #: Digits per step.
     batch: int = 64
-    #: Epochs before pruning (recipes paper and dense).
+    #: Epochs before pruning (not recipe gradual).
     dense_epochs: float = 20.0
     #: Dropout rate before pruning, lowered by equation 2 of the paper as the mask
     #: thins. None: that of the network's description; 0: none.
@@ -59,8 +59,9 @@ class Pruning:
     #: retraining. gradual: prune while training, a cubic schedule of one sparsity for
     #: the whole net. rewind: train dense, then rounds of pruning by one threshold for
     #: the whole net and retraining at the learning rates that dense training ended
-    #: with. dense: the same loop without pruning.
-    recipe: Literal["paper", "gradual", "rewind", "dense"] = "paper"
+    #: with. best: train dense, then gradual pruning to one of --targets after the
+    #: other. dense: the same loop without pruning.
+    recipe: Literal["paper", "gradual", "rewind", "best", "dense"] = "paper"
     #: paper, rewind: rounds of pruning and retraining.
     rounds: int = 3
     #: paper: threshold of the last round, in standard deviations of a layer's weights:
@@ -86,8 +87,35 @@ class Pruning:
     epochs: float = 40.0
     #: gradual: where pruning begins and ends, as shares of the epochs.
     ramp: tuple[float, float] = (0.1, 0.7)
-    #: gradual: steps between two prunings.
+    #: gradual, best: steps between two prunings.
     period: int = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """Recipe best: stages of gradual pruning, each from the net of the one before."""
+
+    #: Compressions, rising, counted on the weights that may be pruned. A stage leads to
+    #: each, and its net is kept.
+    targets: tuple[float, ...] = (12.0, 40.0)
+    #: Epochs of each stage.
+    stage_epochs: float = 30.0
+    #: Highest learning rate of a stage, as a share of lr; it falls to 0 by a cosine.
+    stage_lr: float = 1.0
+    #: Share of a stage in which the sparsity rises, by a cubic.
+    stage_ramp: float = 0.5
+    #: What decides which weights die. magnitude: |w|. fisher: |w| times the root of
+    #: Adam's mean of squared gradients.
+    criterion: Literal["magnitude", "fisher"] = "magnitude"
+    #: Factors on that, by layer, first match wins, as in 'conv1/*=2,fc2/*=2': layers
+    #: that are spared.
+    spare: str = "1"
+    #: Share of the loss that is agreement with the dense net. 0: none.
+    distill: float = 0.0
+    #: Dense nets whose mean logits are agreed with, the first of which is pruned.
+    teachers: int = 1
+    #: By which logits are divided for that.
+    temperature: float = 4.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +187,7 @@ class Config(Settings):
     """All settings for digits; a run folder's config.json is `as_dict` of this."""
 
     data: Data = Data()
+    best: Best = Best()
 
 
 # What may change between a run and its continuation: nothing that moves a weight.

@@ -3,11 +3,11 @@
 import math
 import sys
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 
-from experiments.config import Refused, Settings
+from experiments.config import Best, Refused, Settings
 
 
 S = TypeVar("S", bound=Settings)
@@ -100,7 +100,8 @@ def check(config: Settings) -> None:
         ("log-every", run.log_every, run.log_every >= 1, "1 or more"),
         ("steps-per-call", run.steps_per_call, run.steps_per_call >= 1, "1 or more"),
     )
-    for flag, value, good, expected in rules:
+    best = getattr(config, "best", None)
+    for flag, value, good, expected in (*rules, *_of_best(best)):
         numbers = value if isinstance(value, tuple) else (value,)
         if not all(number is None or math.isfinite(number) for number in numbers):
             raise Refused(f"--{flag} is {value}, expected a finite number.")
@@ -109,9 +110,27 @@ def check(config: Settings) -> None:
     if run.resume and run.overwrite:
         raise Refused("--resume and --overwrite exclude each other: give one of them.")
     qualities(pruning.quality)
+    if best is not None:
+        qualities(best.spare, "spare")
 
 
-def qualities(text: str) -> dict[str, float]:
+def _of_best(best: Best | None) -> tuple[tuple[str, Any, bool, str], ...]:
+    if best is None:
+        return ()
+    targets = best.targets
+    rising = bool(targets) and targets[0] >= 1 and list(targets) == sorted(set(targets))
+    return (
+        ("targets", targets, rising, "rising ratios of 1 or more, such as 12 40"),
+        ("stage-epochs", best.stage_epochs, best.stage_epochs > 0, "above 0"),
+        ("stage-lr", best.stage_lr, best.stage_lr > 0, "above 0"),
+        ("stage-ramp", best.stage_ramp, 0 < best.stage_ramp < 1, "a share in (0, 1)"),
+        ("distill", best.distill, 0 <= best.distill <= 1, "a share in [0, 1]"),
+        ("teachers", best.teachers, best.teachers >= 1, "1 or more"),
+        ("temperature", best.temperature, best.temperature > 0, "above 0"),
+    )
+
+
+def qualities(text: str, flag: str = "quality") -> dict[str, float]:
     """Reads `--quality`: a number, or numbers by glob of the kernel's path.
 
     >>> qualities("1.5")
@@ -130,7 +149,7 @@ def qualities(text: str) -> dict[str, float]:
         found = {}
     if not found or not all(0 < value < float("inf") for value in found.values()):
         raise Refused(
-            f"--quality is {text!r}, expected a positive number such as 1.2, or "
+            f"--{flag} is {text!r}, expected a positive number such as 1.2, or "
             "numbers by layer such as 'fc1/*=1.2,fc3/*=0.8'."
         )
     return found

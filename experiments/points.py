@@ -4,13 +4,11 @@ import csv
 import dataclasses
 import io
 import math
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 import jaxprune
 from experiments import (
@@ -22,12 +20,12 @@ from experiments import (
     lenet300_prune,
     recipes,
     runs,
-    train,
     vgg16_prune,
 )
 from experiments.config import Data, Refused, Settings
 from experiments.models import LENET5, LENET300, Network
 from experiments.tasks import Task
+from experiments.trained import trained as trained_once
 
 
 LENETS = {
@@ -128,24 +126,11 @@ def trained(
     Raises:
       Refused: if the folder holds a run of other settings.
     """
-    network, weights = subject.network, folder / "weights.safetensors"
-    begun = (folder / "config.json").exists()
-    run = dataclasses.replace(config.run, resume=begun)
-    files.make_run(folder, dataclasses.replace(config, run=run))
-    if weights.exists():
-        shapes = jax.eval_shape(
-            network.module.init, jax.random.key(0), jnp.zeros((1, *network.input))
-        )["params"]
-        return files.load_weights(weights, shapes)
-    task = subject.task(config, network)
-    epoch = task.feed.steps_per_epoch
     start = start or Start(None, None)
-    plan = recipes.dense(config, network, epoch, mask=start.mask)
-    params = None if start.params is None else jax.device_get(start.params)
-    fitted = train.fit(config, network, plan, task, folder, params=params)
-    files.save_weights(weights, fitted.params)
-    shutil.rmtree(folder / "checkpoints")
-    return fitted.params
+    network = subject.network
+    return trained_once(
+        config, network, lambda: subject.task(config, network), folder, *start
+    )
 
 
 def pruned(params: Any, compression: float) -> Start:

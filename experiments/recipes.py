@@ -3,7 +3,7 @@
 All of pruning is in `tx`; `train.fit` runs any of them alike.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import optax
 import jaxprune
 from experiments.config import Refused, Settings
 from experiments.flags import qualities
+from experiments.ladder import ladder
 from experiments.models import Network
 from experiments.optimizers import (
     cosine,
@@ -20,42 +21,8 @@ from experiments.optimizers import (
     keep_deviation,
     optimizer,
 )
+from experiments.plan import FEWER_STEPS, MAX_STEPS, MIN_KEEP, Plan, steps_of
 from experiments.target import sparsity_for
-
-
-# Weights that stay alive in each layer, whatever the settings.
-MIN_KEEP = 1
-
-
-class Plan(NamedTuple):
-    """What `train.fit` runs.
-
-    Attributes:
-      tx: the optimizer, with pruning inside; its state holds a `PruneState`.
-      steps: how many steps in all.
-      phases: first step and name of each part, for the progress bar and the figures.
-      dense_step: the first step of the phase in which pruning begins; the params are
-        kept then. `None` if it never does.
-      dense_is_trained: whether the params kept there are those of a fully trained
-        dense network, so that its error is a reference.
-    """
-
-    tx: optax.GradientTransformationExtraArgs
-    steps: int
-    phases: tuple[tuple[int, str], ...]
-    dense_step: int | None
-    dense_is_trained: bool
-
-    @property
-    def ends(self) -> dict[int, str]:
-        """Gives the names of the phases, by the first step after each.
-
-        Params that are trained from the start on are as if a phase ended there.
-        """
-        names = [name for _, name in self.phases]
-        ends = [*[begin for begin, _ in self.phases[1:]], self.steps]
-        given = {0: "dense"} if self.dense_is_trained and self.dense_step == 0 else {}
-        return given | dict(zip(ends, names, strict=True))
 
 
 def plan(config: Settings, network: Network, epoch: int, given: bool = False) -> Plan:
@@ -69,6 +36,7 @@ def plan(config: Settings, network: Network, epoch: int, given: bool = False) ->
         by training dense begin with the first round.
     """
     recipes = {"paper": paper, "gradual": gradual, "rewind": rewind, "dense": dense}
+    recipes["best"] = ladder
     return recipes[config.pruning.recipe](config, network, epoch, given)
 
 
@@ -85,7 +53,7 @@ def dense(
     dead.
     """
     del network, given
-    steps = _steps("dense-epochs", config.training.dense_epochs, epoch)
+    steps = steps_of("dense-epochs", config.training.dense_epochs, epoch)
     inner = optimizer(config.training, first_phase(config.training, steps, epoch))
     tx = jaxprune.prune(inner, jaxprune.hold, mask)
     name = "dense" if mask is None else "pruned"
@@ -106,7 +74,7 @@ def paper(config: Settings, network: Network, epoch: int, given: bool = False) -
     if pruning.freeze == "turns":
         turns = [(name,) for name, paths in network.groups.items() if paths]
     starts = _rounds(config, epoch, given, turns=len(turns))
-    begin, length = starts[0], _steps("retrain-epochs", pruning.retrain_epochs, epoch)
+    begin, length = starts[0], steps_of("retrain-epochs", pruning.retrain_epochs, epoch)
     retrain = cosine(training.lr * pruning.retrain_lr, length)
 
     full = qualities(pruning.quality)
@@ -147,7 +115,7 @@ def rewind(config: Settings, network: Network, epoch: int, given: bool = False) 
     """
     training, pruning = config.training, config.pruning
     starts = _rounds(config, epoch, given)
-    begin, length = starts[0], _steps("retrain-epochs", pruning.retrain_epochs, epoch)
+    begin, length = starts[0], steps_of("retrain-epochs", pruning.retrain_epochs, epoch)
     if 0 < begin < length:
         raise Refused(
             f"--retrain-epochs is {pruning.retrain_epochs:g}, expected at most the "
@@ -184,7 +152,7 @@ def gradual(
       Zhu and Gupta 2017 (arXiv:1710.01878), equation 1.
     """
     training, pruning = config.training, config.pruning
-    steps = _steps("epochs", pruning.epochs, epoch)
+    steps = steps_of("epochs", pruning.epochs, epoch)
     begin, end = (int(share * steps) for share in pruning.ramp)
     # The last pruning falls on `end`, where the schedule reaches the target.
     begin = end - max((end - begin) // pruning.period, 1) * pruning.period
@@ -214,11 +182,11 @@ def _rounds(config: Settings, epoch: int, given: bool, turns: int = 1) -> list[i
     """Gives the first step of each round, or turn of a round."""
     begin = 0
     if not given:
-        begin = _steps("dense-epochs", config.training.dense_epochs, epoch)
+        begin = steps_of("dense-epochs", config.training.dense_epochs, epoch)
     pruning = config.pruning
-    length = _steps("retrain-epochs", pruning.retrain_epochs, epoch)
-    if begin + pruning.rounds * turns * length >= _MAX_STEPS:
-        raise Refused(f"--rounds is {pruning.rounds}, expected {_FEWER_STEPS}.")
+    length = steps_of("retrain-epochs", pruning.retrain_epochs, epoch)
+    if begin + pruning.rounds * turns * length >= MAX_STEPS:
+        raise Refused(f"--rounds is {pruning.rounds}, expected {FEWER_STEPS}.")
     return [begin + i * length for i in range(pruning.rounds * turns)]
 
 
@@ -247,14 +215,3 @@ def _by_std(quality: dict[Any, float], pruning: Any) -> jaxprune.MaskSchedule:
         return by_std(params, mask, step, **extra)
 
     return schedule
-
-
-# Steps are counted in 32 bits.
-_MAX_STEPS = 2**31
-_FEWER_STEPS = f"so few that the steps stay below {_MAX_STEPS}"
-
-
-def _steps(flag: str, epochs: float, epoch: int) -> int:
-    if epochs * epoch >= _MAX_STEPS - 1:
-        raise Refused(f"--{flag} is {epochs:g}, expected {_FEWER_STEPS}.")
-    return max(round(epochs * epoch), 1)

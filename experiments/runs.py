@@ -187,12 +187,14 @@ def prepare(config: Config, network: Network) -> data.Digits:
     return digits
 
 
-def task_of(config: Config, network: Network, digits: data.Digits) -> Task:
-    """Makes of digits what `train.fit` trains on."""
+def task_of(
+    config: Config, network: Network, digits: data.Digits, soft: Any = None
+) -> Task:
+    """Makes of digits, and a teacher's logits for them, what `train.fit` trains on."""
     key = jax.random.key(config.run.seed)
     batch, per_call = config.training.batch, config.run.steps_per_call
     return Task(
-        feed=Resident(digits.train, batch, key, per_call=per_call),
+        feed=Resident(digits.train, batch, key, per_call=per_call, soft=soft),
         judge=judge.resident(network, digits.judge),
         judged_on=digits.judge_name,
         dataset=config.data.dataset,

@@ -10,6 +10,7 @@ import optax
 
 import jaxprune
 from experiments.config import Refused, Settings
+from experiments.losses import Loss, cross_entropy
 from experiments.models import Network
 from experiments.recipes import Plan
 from experiments.tasks import Examples
@@ -66,6 +67,7 @@ def make_step(
     tx: Any,
     key: jax.Array,
     accumulate: int = 1,
+    loss_fn: Loss = cross_entropy,
 ) -> Callable[[State, Examples], State]:
     """Makes the pure function from a state and a batch to the next state.
 
@@ -82,7 +84,7 @@ def make_step(
         params: Any, mask: Any, rates: Any, batch: Examples, total: Any, key: jax.Array
     ) -> Any:
         logits: Any = network.module.apply({"params": params}, batch.inputs, rates, key)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+        losses = loss_fn(logits, batch.labels, batch.soft)
         counted = True if batch.valid is None else batch.valid
         if total is None:
             loss = losses.mean()

@@ -124,7 +124,8 @@ def notes(result: dict[str, Any]) -> list[str]:
 
 def warnings(result: dict[str, Any]) -> list[str]:
     """Names the layers that were pruned down to the floor."""
-    flag = "its --quality" if result["recipe"] == "paper" else "--target"
+    flags = {"paper": "its --quality", "best": "--targets"}
+    flag = flags.get(result["recipe"], "--target")
     return [
         f"Warning: {row['layer']} is at the floor of {MIN_KEEP} live weight, below "
         f"which no layer is pruned; lower {flag}."

@@ -13,6 +13,7 @@ from experiments.data.cifar import augment
 from experiments.data.device import OnDevice
 from experiments.data.digits import Split, put
 from experiments.layout import Layout
+from experiments.losses import Loss, cross_entropy
 from experiments.models import preprocess
 
 
@@ -23,11 +24,13 @@ class Examples(NamedTuple):
       inputs: float32, (n, height, width, channels).
       labels: int32, (n,).
       valid: bool, (n,), False where a photograph was broken; `None` where all are good.
+      soft: a teacher's logits, float32, (n, classes), or `None`.
     """
 
     inputs: jax.Array
     labels: jax.Array
     valid: jax.Array | None = None
+    soft: jax.Array | None = None
 
 
 class Feed(Protocol):
@@ -68,6 +71,7 @@ class Task(NamedTuple):
       held_out: whether it looks at images held out of the training split, so that it
         may be asked after each epoch.
       rounds: whether it is asked after each round of pruning too.
+      loss: of the images of a batch.
     """
 
     feed: Feed
@@ -76,6 +80,7 @@ class Task(NamedTuple):
     dataset: str
     held_out: bool = False
     rounds: bool = False
+    loss: Loss = cross_entropy
 
 
 class Resident:
@@ -91,6 +96,7 @@ class Resident:
         per_call: int = 1,
         augmented: bool = False,
         layout: Layout | None = None,
+        soft: Any = None,
     ):
         """Puts the images on the device.
 
@@ -102,6 +108,7 @@ class Resident:
           per_call: the most steps to be compiled into one call.
           augmented: whether images are shifted and reflected.
           layout: the devices.
+          soft: a teacher's logits for each image, (n, classes), or `None`.
 
         Raises:
           Refused: if a batch is larger than the split.
@@ -112,33 +119,35 @@ class Resident:
         self._augmented, self._layout = augmented, layout
         where = None if layout is None else layout.everywhere
         self._images, self._labels = put(split, where)
+        self._soft = None if soft is None else jax.device_put(soft, where)
         self._order_of = order(key, len(split.labels))
         self._epoch, self._rows = -1, None
 
     def arrays(self, step: int) -> Any:
-        """Gives images, labels and the order of the epoch."""
+        """Gives images, labels, soft labels and the order of the epoch."""
         epoch = step // self.steps_per_epoch
         if epoch != self._epoch:
             rows = self._order_of(epoch)
             if self._layout is not None:
                 rows = jax.device_put(rows, self._layout.everywhere)
             self._epoch, self._rows = epoch, rows
-        return self._images, self._labels, self._rows
+        return self._images, self._labels, self._soft, self._rows
 
     def batch(self, arrays: Any, step: jax.Array) -> Examples:
         """Gathers a batch."""
-        images, labels, rows = arrays
+        images, labels, soft, rows = arrays
         first = step % self.steps_per_epoch * self._batch
         rows = lax.dynamic_slice(rows, (first,), (self._batch,))
         images, labels = images[rows], labels[rows]
+        soft = None if soft is None else soft[rows]
         if self._layout is not None:
             images = lax.with_sharding_constraint(images, self._layout.batch)
         if self._augmented:
             key = jax.random.fold_in(jax.random.fold_in(self._key, 3), step)
             images = augment(key, images)
         if self._kind == "unit":  # digits, of any dtype
-            return Examples(images.astype(jnp.float32) / 255, labels)
-        return Examples(preprocess(images, self._kind), labels)
+            return Examples(images.astype(jnp.float32) / 255, labels, soft=soft)
+        return Examples(preprocess(images, self._kind), labels, soft=soft)
 
     def close(self) -> None:
         """Does nothing."""

@@ -19,6 +19,7 @@ from experiments.checkpoint import Checkpoints
 from experiments.config import Settings, decisive
 from experiments.layout import Layout, make_layout, shardings
 from experiments.log import Log
+from experiments.losses import Loss, cross_entropy
 from experiments.models import Network
 from experiments.processes import any_process, first_process, to_host, together
 from experiments.progress import Progress
@@ -103,7 +104,9 @@ def fit(
     top5 = network.classes > FEW_CLASSES
 
     # State: drawn, or made from weights, where it is to lie.
-    program = make_program(config, network, plan, task.feed, layout, accumulate, params)
+    program = make_program(
+        config, network, plan, feed, layout, accumulate, params, task.loss
+    )
     state = program.begin(params)
     del params
 
@@ -215,6 +218,7 @@ def make_program(
     layout: Layout,
     accumulate: int = 1,
     params: Any = None,
+    loss: Loss = cross_entropy,
 ) -> Program:
     """Makes the compiled parts; `params` are looked at for their shapes."""
     key = jax.random.key(config.run.seed)
@@ -222,7 +226,7 @@ def make_program(
     shapes = jax.eval_shape(begin, params)
     lies = shardings(layout, shapes.params, shapes)
     step_of = make_step(
-        config, network, plan.tx, jax.random.fold_in(key, 2), accumulate
+        config, network, plan.tx, jax.random.fold_in(key, 2), accumulate, loss
     )
     jit = partial(jax.jit, donate_argnums=0, out_shardings=(lies, None))
 

@@ -56,7 +56,8 @@ def test_help_names_every_flag(name, capsys):
     assert stopped.value.code == 0
     text = capsys.readouterr().out
     config = NETWORKS[name][0].CONFIG
-    for group in (config.data, config.training, config.pruning, config.run):
+    groups = (config.data, config.training, config.pruning, config.best, config.run)
+    for group in groups:
         for field in dataclasses.fields(group):
             assert f"--{field.name.replace('_', '-')} " in text
     assert "--network" not in text
@@ -132,6 +133,7 @@ def test_the_help_of_a_benchmark_names_a_command_that_runs(bench, capsys):
 
 
 COMMANDS = [f"experiments.{name}_prune" for name in NETWORKS]
+COMMANDS += ["experiments.records"]
 COMMANDS += [f"experiments.bench.{name}" for name in BENCHES]
 
 
@@ -291,7 +293,13 @@ def test_more_steps_than_can_be_counted_are_refused(flags, message):
 
 def test_every_number_among_the_flags_must_be_finite(capsys):
     default = lenet300_prune.CONFIG
-    groups = (default.data, default.training, default.pruning, default.run)
+    groups = (
+        default.data,
+        default.training,
+        default.pruning,
+        default.best,
+        default.run,
+    )
     fields = [field for group in groups for field in dataclasses.fields(group)]
     names = [
         f.name.replace("_", "-") for f in fields if f.type in (float, float | None)
