@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -15,8 +14,6 @@ from rich.table import Table
 import jaxprune
 from jaxprune import interop
 from jaxprune._given import Flat, apply_of, file_of, live_of, nested, read_given
-from jaxprune.interop._atomic import write_whole
-from jaxprune.interop._litert import litert_bytes, run_litert
 
 
 File = tyro.conf.Positional[Path]
@@ -92,9 +89,9 @@ def export(
 
     Args:
       file: of `jaxprune.save` or safetensors, or the folder of a finished run.
-      to: litert, a .tflite of dense layers with ReLUs between, compared with the model
-        before it is written; stablehlo, one file that runs with JAX alone; npz, a new
-        folder of SciPy's CSR matrices; safetensors, dense.
+      to: litert, a .tflite of convolutions, dense layers, max pooling and the like, run
+        and compared with the model before it is written; stablehlo, one file that runs
+        with JAX alone; npz, a new folder of SciPy's CSR matrices; safetensors, dense.
       out: the file or folder to write.
       model: for litert and stablehlo: module:name of a module of flax.linen, or of a
         function of params and inputs; a class is made without arguments.
@@ -138,22 +135,7 @@ def _stablehlo(
 def _litert(
     out: Path, apply: Any, params: Flat, mask: Flat, shape: tuple[int, ...]
 ) -> None:
-    """Writes the file if LiteRT computes from it what the model does."""
-    kernels = [name for name in params if name.endswith("/kernel")]
-    layers = [name.removesuffix("/kernel") for name in kernels]
-    data = litert_bytes(params, mask, layers)
-    x = np.random.default_rng(0).random((4, *shape), np.float32)
-    expected = np.asarray(apply(nested(params), x))
-    made = run_litert(data, x.reshape(len(x), -1))
-    scale = np.abs(expected).max()
-    if made.shape != expected.shape or not np.allclose(
-        made, expected, rtol=0, atol=1e-4 * scale
-    ):
-        raise ValueError(
-            f"its outputs are not those of the dense layers {', '.join(layers)}, in "
-            "this order, with ReLUs between, which is all that can be written"
-        )
-    write_whole(out, data)
+    interop.write_litert(out, apply, nested(params), shape)
 
 
 def _sizes(file: Path, out: Path) -> dict[str, Any]:
