@@ -15,7 +15,7 @@ def main(args: list[str] | None = None) -> int:
         tyro.extras.subcommand_cli_from_dict(
             commands,
             prog="python -m jaxprune",
-            description="Looks into, compresses and exports files of pruned weights.",
+            description="Inspects, compresses, exports and times files of pruned weights.",
             args=args,
         )
     except (ImportError, OSError, ValueError) as error:

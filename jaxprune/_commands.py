@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +15,7 @@ from rich.table import Table
 
 import jaxprune
 from jaxprune import interop
+from jaxprune._bench import measure
 from jaxprune._given import Flat, apply_of, file_of, live_of, nested, read_given
 
 
@@ -105,23 +108,84 @@ def export(
     elif to == "safetensors":
         interop.write_safetensors(out, params)
     else:
-        if model is None or not input_shape:
-            needs = f"error: --to {to} needs --model and --input-shape."
-            print(needs, file=sys.stderr)
-            raise SystemExit(2)
-        apply = apply_of(model)
+        apply = _model(f"--to {to}", model, input_shape)
         write = _litert if to == "litert" else _stablehlo
-        try:
+        with _named("exported", model, file, input_shape):
             write(out, apply, params, mask, input_shape)
-        except (ImportError, OSError):
-            raise
-        except Exception as error:
-            # Each framework has errors of its own for weights of another shape.
-            raise ValueError(
-                f"{model} cannot be exported with the weights of {file} and inputs of "
-                f"shape {input_shape}: {type(error).__name__}: {error}"
-            ) from error
     _say(_sizes(file, out), json)
+
+
+def bench(
+    file: File,
+    model: str | None = None,
+    input_shape: tuple[int, ...] = (),
+    batch: tuple[int, ...] = (1,),
+    repeats: int = 50,
+    threads: int = 1,
+    json: bool = False,
+) -> None:
+    """Times the forward pass: dense, sparse, and by LiteRT where it is installed.
+
+    They run in turns, each time on the same random inputs. JAX uses all cores that the
+    process may use (taskset).
+
+    Args:
+      file: of `jaxprune.save` or safetensors, or the folder of a finished run.
+      model: module:name of a module of flax.linen, or of a function of params and
+        inputs; a class is made without arguments.
+      input_shape: of one float32 input, without the batch, of any size.
+      batch: sizes of the batch, one after another.
+      repeats: how often each is timed.
+      threads: of LiteRT.
+      json: print JSON and no table.
+    """
+    params, mask = read_given(file)
+    apply = _model("bench", model, input_shape)
+    with _named("timed", model, file, input_shape):
+        told = measure(
+            apply, nested(params), nested(mask), input_shape, batch, repeats, threads
+        )
+    if json:
+        _say({"file": str(file), "model": model, **told}, True)
+        return
+    machine = ", ".join(f"{name} {value}" for name, value in told["machine"].items())
+    table = Table("batch", "way", caption=f"{file}: median of {repeats}; {machine}")
+    for heading in ("median ms", "fastest ms", "times as fast", "difference"):
+        table.add_column(heading, justify="right")
+    for row in told["rows"]:
+        numbers = f"{row['median_ms']:.4f}", f"{row['fastest_ms']:.4f}"
+        ratio = f"{row['times_as_fast']:.2f}", f"{row['difference']:.1e}"
+        table.add_row(str(row["batch"]), row["way"], *numbers, *ratio)
+    Console().print(table)
+    for row in told["missing"]:
+        print(f"batch {row['batch']}: no {row['way']}: {row['reason']}")
+
+
+def _model(
+    what: str, model: str | None, input_shape: tuple[int, ...]
+) -> Callable[[Any, Any], Any]:
+    """Finds the model, or exits if it, or its input, is not named."""
+    if model is None or not input_shape:
+        print(f"error: {what} needs --model and --input-shape.", file=sys.stderr)
+        raise SystemExit(2)
+    return apply_of(model)
+
+
+@contextmanager
+def _named(
+    done: str, model: str | None, file: Path, input_shape: tuple[int, ...]
+) -> Iterator[None]:
+    """Says with which model and weights something went wrong, and makes one error."""
+    try:
+        yield
+    except (ImportError, OSError):
+        raise
+    except Exception as error:
+        # Each framework has errors of its own for weights of another shape.
+        raise ValueError(
+            f"{model} cannot be {done} with the weights of {file} and inputs of "
+            f"shape {input_shape}: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _stablehlo(
@@ -163,4 +227,5 @@ COMMANDS = {
     "compress": compress,
     "expand": expand,
     "export": export,
+    "bench": bench,
 }

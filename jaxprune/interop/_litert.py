@@ -80,17 +80,28 @@ def litert_bytes(
 
 
 def run_litert(data: bytes, x: np.ndarray) -> np.ndarray:
-    """Runs the bytes of a file of one input and one output with LiteRT, on one thread.
+    """Runs the bytes of a file of one input and one output once, on one thread.
 
     Raises:
       ImportError: if ai-edge-litert is not installed.
       ValueError: if they are no such file, or `x` does not fit.
     """
+    return interpreter_of(data, x, 1)()
+
+
+def interpreter_of(
+    data: bytes, x: np.ndarray, threads: int
+) -> Callable[[], np.ndarray]:
+    """Gives a function that runs the bytes of a file on `x`; raises as `run_litert`."""
     interpreter = require("ai_edge_litert.interpreter", "litert")
-    model = interpreter.Interpreter(model_content=data, num_threads=1)
+    model = interpreter.Interpreter(model_content=data, num_threads=threads)
     (given,), (made,) = model.get_input_details(), model.get_output_details()
     model.resize_tensor_input(given["index"], x.shape, strict=True)
     model.allocate_tensors()
-    model.set_tensor(given["index"], x)
-    model.invoke()
-    return model.get_tensor(made["index"])
+
+    def run() -> np.ndarray:
+        model.set_tensor(given["index"], x)
+        model.invoke()
+        return model.get_tensor(made["index"])
+
+    return run
