@@ -16,7 +16,15 @@ from rich.table import Table
 import jaxprune
 from jaxprune import interop
 from jaxprune._bench import measure
-from jaxprune._given import Flat, apply_of, file_of, live_of, nested, read_given
+from jaxprune._given import (
+    Flat,
+    apply_of,
+    file_of,
+    live_of,
+    nested,
+    read_given,
+    size_of,
+)
 
 
 File = tyro.conf.Positional[Path]
@@ -26,7 +34,7 @@ def inspect(file: File, json: bool = False) -> None:
     """Shows the layers of a file: shapes, and how many of their weights live.
 
     Args:
-      file: of `jaxprune.save` or safetensors, or the folder of a finished run.
+      file: of `jaxprune.save` or safetensors, a checkpoint of Orbax, or a run's folder.
       json: print JSON and no table.
     """
     params, mask = read_given(file)
@@ -40,7 +48,7 @@ def inspect(file: File, json: bool = False) -> None:
         }
         for name, p in params.items()
     ]
-    size = file_of(file).stat().st_size
+    size = size_of(file_of(file))
     total = {key: sum(row[key] for row in rows) for key in ("weights", "alive")}
     if json:
         _say({"file": str(file), "bytes": size, **total, "layers": rows}, True)
@@ -60,7 +68,7 @@ def compress(file: File, out: Path, json: bool = False) -> None:
     """Writes the small file of `jaxprune.save`; no weight changes.
 
     Args:
-      file: of `jaxprune.save` or safetensors, or the folder of a finished run.
+      file: of `jaxprune.save` or safetensors, a checkpoint of Orbax, or a run's folder.
       out: the file to write.
       json: print JSON.
     """
@@ -72,7 +80,7 @@ def expand(file: File, out: Path, json: bool = False) -> None:
     """Writes the weights as a dense safetensors file.
 
     Args:
-      file: of `jaxprune.save` or safetensors, or the folder of a finished run.
+      file: of `jaxprune.save` or safetensors, a checkpoint of Orbax, or a run's folder.
       out: the file to write.
       json: print JSON.
     """
@@ -91,7 +99,7 @@ def export(
     """Writes the weights for another program.
 
     Args:
-      file: of `jaxprune.save` or safetensors, or the folder of a finished run.
+      file: of `jaxprune.save` or safetensors, a checkpoint of Orbax, or a run's folder.
       to: litert, a .tflite of convolutions, dense layers, max pooling and the like, run
         and compared with the model before it is written; stablehlo, one file that runs
         with JAX alone; npz, a new folder of SciPy's CSR matrices; safetensors, dense.
@@ -130,7 +138,7 @@ def bench(
     process may use (taskset).
 
     Args:
-      file: of `jaxprune.save` or safetensors, or the folder of a finished run.
+      file: of `jaxprune.save` or safetensors, a checkpoint of Orbax, or a run's folder.
       model: module:name of a module of flax.linen, or of a function of params and
         inputs; a class is made without arguments.
       input_shape: of one float32 input, without the batch, of any size.
@@ -203,12 +211,11 @@ def _litert(
 
 
 def _sizes(file: Path, out: Path) -> dict[str, Any]:
-    written = [out] if out.is_file() else list(out.iterdir())
     return {
         "file": str(file),
-        "bytes": file_of(file).stat().st_size,
+        "bytes": size_of(file_of(file)),
         "out": str(out),
-        "out_bytes": sum(part.stat().st_size for part in written),
+        "out_bytes": size_of(out),
     }
 
 
