@@ -5,13 +5,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 
 from jaxprune._types import Mask, Params
 from jaxprune.interop._optional import require
+
+
+_Keys: TypeAlias = tuple[str, ...]
 
 
 def read_orbax(path: str | PathLike[str]) -> tuple[Params, Mask | None]:
@@ -43,11 +46,11 @@ def read_orbax(path: str | PathLike[str]) -> tuple[Params, Mask | None]:
         try:
             stored = ocp.metadata(found.absolute()).metadata
             params, mask = _wanted(stored)
-            wanted = {id(leaf) for leaf in jax.tree.leaves((params, mask))}
-            abstract = jax.tree.map(
-                lambda leaf: (
+            wanted = {*params.values(), *mask.values()}
+            abstract = jax.tree_util.tree_map_with_path(
+                lambda path, leaf: (
                     np.empty(leaf.shape, leaf.dtype)
-                    if id(leaf) in wanted
+                    if _keys(path) in wanted
                     else ocp.PLACEHOLDER
                 ),
                 stored,
@@ -60,13 +63,15 @@ def read_orbax(path: str | PathLike[str]) -> tuple[Params, Mask | None]:
                 f"{type(error).__name__}: {error}"
             ) from error
     arrays = {
-        id(leaf): array
-        for leaf, array in zip(
-            jax.tree.leaves(stored), jax.tree.leaves(loaded), strict=True
-        )
+        _keys(path): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(loaded)
+        if _keys(path) in wanted
     }
-    made = jax.tree.map(lambda leaf: np.asarray(arrays[id(leaf)]), (params, mask))
-    return made
+    tree = loaded["params"] if _has_params(loaded) else loaded
+    fill = lambda places: jax.tree_util.tree_map_with_path(
+        lambda path, _: arrays.get(places.get(_keys(path))), tree
+    )
+    return fill(params), fill(mask) if mask else None
 
 
 def checkpoint_of(path: Path) -> Path | None:
@@ -85,37 +90,38 @@ def _is_one(folder: Path) -> bool:
     return any((folder / mark).is_file() for mark in marks)
 
 
-def _wanted(stored: Any) -> tuple[Any, Any]:
-    """Gives what is stored of params and of their mask, `None` where nothing is.
+def _wanted(stored: Any) -> tuple[dict[_Keys, _Keys], dict[_Keys, _Keys]]:
+    """Gives where params and their masks are stored, by the params' own paths.
 
     Raises:
       ValueError: as `read_orbax`.
     """
-    inside = isinstance(stored, dict) and "params" in stored
-    params = stored["params"] if inside else stored
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    if not leaves or not all(hasattr(leaf, "shape") for _, leaf in leaves):
+    first = ("params",) if _has_params(stored) else ()
+    leaves = jax.tree_util.tree_leaves_with_path(stored)
+    leaves = {_keys(path): leaf for path, leaf in leaves}
+    params = {
+        keys[len(first) :]: keys for keys in leaves if keys[: len(first)] == first
+    }
+    if not params or not all(hasattr(leaves[at], "shape") for at in params.values()):
         raise ValueError("its params are not all arrays")
-    shapes = {_keys(path): leaf.shape for path, leaf in leaves}
-    masks: dict[tuple[str, ...], dict[tuple[str, ...], Any]] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(stored) if inside else []:
-        keys = _keys(path)
-        for i in range(1, len(keys)):
-            below = shapes.get(keys[i:])
-            if keys[i - 1] == "mask" and below == getattr(leaf, "shape", None):
-                if leaf.dtype == bool:
-                    masks.setdefault(keys[:i], {})[keys[i:]] = leaf
+    masks: dict[_Keys, dict[_Keys, _Keys]] = {}
+    for keys, leaf in leaves.items():
+        for i in (i for i, key in enumerate(keys, 1) if key == "mask"):
+            of = params.get(keys[i:]) if first else None
+            shape = None if of is None else leaves[of].shape
+            if shape == getattr(leaf, "shape", ()) and leaf.dtype == bool:
+                masks.setdefault(keys[:i], {})[keys[i:]] = keys
     if len(masks) > 1:
         named = ", ".join(sorted("/".join(keys) for keys in masks))
         raise ValueError(f"it has several masks: {named}")
-    if not masks:
-        return params, None
-    (mask,) = masks.values()
-    at = lambda path, leaf: mask.get(_keys(path))
-    return params, jax.tree_util.tree_map_with_path(at, params)
+    return params, next(iter(masks.values()), {})
 
 
-def _keys(path: Any) -> tuple[str, ...]:
+def _has_params(tree: Any) -> bool:
+    return isinstance(tree, dict) and "params" in tree
+
+
+def _keys(path: Any) -> _Keys:
     return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
 
 
