@@ -15,7 +15,7 @@ def main(args: list[str] | None = None) -> int:
         tyro.extras.subcommand_cli_from_dict(
             commands,
             prog="python -m jaxprune",
-            description="Looks into, compresses and exports files of pruned weights.",
+            description="What to do with a file of pruned weights, and no program.",
             args=args,
         )
     except (ImportError, OSError, ValueError) as error:

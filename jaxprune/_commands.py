@@ -2,21 +2,29 @@
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 import jaxprune
 from jaxprune import interop
-from jaxprune._given import Flat, apply_of, file_of, live_of, nested, read_given
-from jaxprune.interop._atomic import write_whole
-from jaxprune.interop._litert import litert_bytes, run_litert
+from jaxprune._bench import measure
+from jaxprune._given import (
+    Flat,
+    apply_of,
+    file_of,
+    live_of,
+    nested,
+    read_given,
+    size_of,
+)
 
 
 File = tyro.conf.Positional[Path]
@@ -26,7 +34,7 @@ def inspect(file: File, json: bool = False) -> None:
     """Shows the layers of a file: shapes, and how many of their weights live.
 
     Args:
-      file: of `jaxprune.save` or safetensors, or the folder of a finished run.
+      file: of `jaxprune.save` or safetensors, a checkpoint of Orbax, or a run's folder.
       json: print JSON and no table.
     """
     params, mask = read_given(file)
@@ -40,7 +48,7 @@ def inspect(file: File, json: bool = False) -> None:
         }
         for name, p in params.items()
     ]
-    size = file_of(file).stat().st_size
+    size = size_of(file_of(file))
     total = {key: sum(row[key] for row in rows) for key in ("weights", "alive")}
     if json:
         _say({"file": str(file), "bytes": size, **total, "layers": rows}, True)
@@ -60,7 +68,7 @@ def compress(file: File, out: Path, json: bool = False) -> None:
     """Writes the small file of `jaxprune.save`; no weight changes.
 
     Args:
-      file: of `jaxprune.save` or safetensors, or the folder of a finished run.
+      file: of `jaxprune.save` or safetensors, a checkpoint of Orbax, or a run's folder.
       out: the file to write.
       json: print JSON.
     """
@@ -72,7 +80,7 @@ def expand(file: File, out: Path, json: bool = False) -> None:
     """Writes the weights as a dense safetensors file.
 
     Args:
-      file: of `jaxprune.save` or safetensors, or the folder of a finished run.
+      file: of `jaxprune.save` or safetensors, a checkpoint of Orbax, or a run's folder.
       out: the file to write.
       json: print JSON.
     """
@@ -91,10 +99,10 @@ def export(
     """Writes the weights for another program.
 
     Args:
-      file: of `jaxprune.save` or safetensors, or the folder of a finished run.
-      to: litert, a .tflite of dense layers with ReLUs between, compared with the model
-        before it is written; stablehlo, one file that runs with JAX alone; npz, a new
-        folder of SciPy's CSR matrices; safetensors, dense.
+      file: of `jaxprune.save` or safetensors, a checkpoint of Orbax, or a run's folder.
+      to: litert, a .tflite of convolutions, dense layers, max pooling and the like, run
+        and compared with the model before it is written; stablehlo, one file that runs
+        with JAX alone; npz, a new folder of SciPy's CSR matrices; safetensors, dense.
       out: the file or folder to write.
       model: for litert and stablehlo: module:name of a module of flax.linen, or of a
         function of params and inputs; a class is made without arguments.
@@ -108,23 +116,84 @@ def export(
     elif to == "safetensors":
         interop.write_safetensors(out, params)
     else:
-        if model is None or not input_shape:
-            needs = f"error: --to {to} needs --model and --input-shape."
-            print(needs, file=sys.stderr)
-            raise SystemExit(2)
-        apply = apply_of(model)
+        apply = _model(f"--to {to}", model, input_shape)
         write = _litert if to == "litert" else _stablehlo
-        try:
+        with _named("exported", model, file, input_shape):
             write(out, apply, params, mask, input_shape)
-        except (ImportError, OSError):
-            raise
-        except Exception as error:
-            # Each framework has errors of its own for weights of another shape.
-            raise ValueError(
-                f"{model} cannot be exported with the weights of {file} and inputs of "
-                f"shape {input_shape}: {type(error).__name__}: {error}"
-            ) from error
     _say(_sizes(file, out), json)
+
+
+def bench(
+    file: File,
+    model: str | None = None,
+    input_shape: tuple[int, ...] = (),
+    batch: tuple[int, ...] = (1,),
+    repeats: int = 50,
+    threads: int = 1,
+    json: bool = False,
+) -> None:
+    """Times the forward pass: dense, sparse, and by LiteRT where it is installed.
+
+    They run in turns, each time on the same random inputs. JAX uses all cores that the
+    process may use (taskset).
+
+    Args:
+      file: of `jaxprune.save` or safetensors, a checkpoint of Orbax, or a run's folder.
+      model: module:name of a module of flax.linen, or of a function of params and
+        inputs; a class is made without arguments.
+      input_shape: of one float32 input, without the batch, of any size.
+      batch: sizes of the batch, one after another.
+      repeats: how often each is timed.
+      threads: of LiteRT.
+      json: print JSON and no table.
+    """
+    params, mask = read_given(file)
+    apply = _model("bench", model, input_shape)
+    with _named("timed", model, file, input_shape):
+        told = measure(
+            apply, nested(params), nested(mask), input_shape, batch, repeats, threads
+        )
+    if json:
+        _say({"file": str(file), "model": model, **told}, True)
+        return
+    machine = ", ".join(f"{name} {value}" for name, value in told["machine"].items())
+    table = Table("batch", "way", caption=f"{file}: median of {repeats}; {machine}")
+    for heading in ("median ms", "fastest ms", "times as fast", "difference"):
+        table.add_column(heading, justify="right")
+    for row in told["rows"]:
+        numbers = f"{row['median_ms']:.4f}", f"{row['fastest_ms']:.4f}"
+        ratio = f"{row['times_as_fast']:.2f}", f"{row['difference']:.1e}"
+        table.add_row(str(row["batch"]), row["way"], *numbers, *ratio)
+    Console().print(table)
+    for row in told["missing"]:
+        print(f"batch {row['batch']}: no {row['way']}: {row['reason']}")
+
+
+def _model(
+    what: str, model: str | None, input_shape: tuple[int, ...]
+) -> Callable[[Any, Any], Any]:
+    """Finds the model, or exits if it, or its input, is not named."""
+    if model is None or not input_shape:
+        print(f"error: {what} needs --model and --input-shape.", file=sys.stderr)
+        raise SystemExit(2)
+    return apply_of(model)
+
+
+@contextmanager
+def _named(
+    done: str, model: str | None, file: Path, input_shape: tuple[int, ...]
+) -> Iterator[None]:
+    """Says with which model and weights something went wrong, and makes one error."""
+    try:
+        yield
+    except (ImportError, OSError):
+        raise
+    except Exception as error:
+        # Each framework has errors of its own for weights of another shape.
+        raise ValueError(
+            f"{model} cannot be {done} with the weights of {file} and inputs of "
+            f"shape {input_shape}: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _stablehlo(
@@ -138,31 +207,15 @@ def _stablehlo(
 def _litert(
     out: Path, apply: Any, params: Flat, mask: Flat, shape: tuple[int, ...]
 ) -> None:
-    """Writes the file if LiteRT computes from it what the model does."""
-    kernels = [name for name in params if name.endswith("/kernel")]
-    layers = [name.removesuffix("/kernel") for name in kernels]
-    data = litert_bytes(params, mask, layers)
-    x = np.random.default_rng(0).random((4, *shape), np.float32)
-    expected = np.asarray(apply(nested(params), x))
-    made = run_litert(data, x.reshape(len(x), -1))
-    scale = np.abs(expected).max()
-    if made.shape != expected.shape or not np.allclose(
-        made, expected, rtol=0, atol=1e-4 * scale
-    ):
-        raise ValueError(
-            f"its outputs are not those of the dense layers {', '.join(layers)}, in "
-            "this order, with ReLUs between, which is all that can be written"
-        )
-    write_whole(out, data)
+    interop.write_litert(out, apply, nested(params), shape)
 
 
 def _sizes(file: Path, out: Path) -> dict[str, Any]:
-    written = [out] if out.is_file() else list(out.iterdir())
     return {
         "file": str(file),
-        "bytes": file_of(file).stat().st_size,
+        "bytes": size_of(file_of(file)),
         "out": str(out),
-        "out_bytes": sum(part.stat().st_size for part in written),
+        "out_bytes": size_of(out),
     }
 
 
@@ -181,4 +234,5 @@ COMMANDS = {
     "compress": compress,
     "expand": expand,
     "export": export,
+    "bench": bench,
 }

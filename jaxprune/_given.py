@@ -11,6 +11,7 @@ import numpy as np
 import jaxprune
 from jaxprune import interop
 from jaxprune.compress._save import named_leaves
+from jaxprune.interop._orbax import checkpoint_of
 
 
 Flat = dict[str, Any]
@@ -19,43 +20,64 @@ _OURS = b'{"__metadata__":{"jaxprune":'
 
 
 def file_of(path: Path) -> Path:
-    """Gives the file of weights: of a run's folder, its `pruned.safetensors`.
+    """Gives where the weights are: of a run's folder, its `pruned.safetensors`.
+
+    Returns:
+      A file, or the folder of a checkpoint.
 
     Raises:
-      ValueError: if it is a folder without one.
+      ValueError: if it is a folder with neither.
     """
     if not path.is_dir():
         return path
     inside = path / "pruned.safetensors"
-    if not inside.is_file():
+    found = inside if inside.is_file() else checkpoint_of(path)
+    if found is None:
         raise ValueError(
-            f"{path} is a folder without pruned.safetensors, expected the folder of a "
-            "finished run, or a file."
+            f"{path} is a folder without pruned.safetensors, and holds no checkpoint "
+            "of Orbax; expected the folder of a run, a checkpoint, or a file."
         )
-    return inside
+    return found
+
+
+def size_of(path: Path) -> int:
+    """Counts the bytes of a file, or of all files of a folder."""
+    files = [path] if path.is_file() else path.rglob("*")
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def read_given(path: Path) -> tuple[Flat, Flat]:
-    """Reads a file of `jaxprune.save` or of safetensors, or the folder of a run.
+    """Reads weights, whichever way they are stored.
+
+    Args:
+      path: a file of `jaxprune.save` or of safetensors, a checkpoint of Orbax, or the
+        folder of a run.
 
     Returns:
-      Arrays and masks by path, in the file's order. Of safetensors, what is not zero
-      lives, in leaves of two dimensions and more.
+      Arrays and masks by path, in the file's order. Where there is no mask, what is not
+      zero lives, in leaves of two dimensions and more.
 
     Raises:
+      ImportError: if it is a checkpoint and orbax-checkpoint is not installed.
       OSError: if the file cannot be opened.
-      ValueError: if it is damaged, or neither kind.
+      ValueError: if it is damaged, or none of these.
     """
     path = file_of(path)
+    if path.is_dir():
+        params, mask = interop.read_orbax(path)
+        return _flat(params, mask, guess=mask is None)
     with open(path, "rb") as file:
         begin = file.read(8 + len(_OURS))
     if begin[8:] == _OURS:
-        params, mask = jaxprune.load(path)
-        leaves = list(named_leaves(params, mask))
-        return {name: p for name, p, _ in leaves}, {name: m for name, _, m in leaves}
-    params = interop.read_safetensors(path)
-    mask = {name: p != 0 if p.ndim > 1 else None for name, p in params.items()}
-    return params, mask
+        return _flat(*jaxprune.load(path))
+    return _flat(interop.read_safetensors(path), None, guess=True)
+
+
+def _flat(params: Any, mask: Any, guess: bool = False) -> tuple[Flat, Flat]:
+    leaves = list(named_leaves(params, mask))
+    if guess:
+        leaves = [(name, p, p != 0 if p.ndim > 1 else None) for name, p, _ in leaves]
+    return {name: p for name, p, _ in leaves}, {name: m for name, _, m in leaves}
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:

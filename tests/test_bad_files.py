@@ -78,7 +78,9 @@ def test_any_changed_byte_is_refused(whole, refused, flip):
 
 def test_a_file_of_another_version_says_so(whole, refused):
     newer = whole.replace(b'"jaxprune":"1"', b'"jaxprune":"7"')
-    assert "its layout is of version 7, and this jaxprune reads 1" in refused(newer)
+    assert "its layout is of version 7, and this jaxprune reads 1 and 2" in refused(
+        newer
+    )
 
 
 def test_files_of_other_kinds_are_refused(refused, tmp_path):
@@ -97,7 +99,7 @@ def split(whole):
 
 def joined(table, leaves):
     """A file of this table, with all that is checked of header and table right."""
-    header = container._header("1", len(table) + 4, len(leaves))
+    header = container._header(len(table) + 4, len(leaves))
     crc = zlib.crc32(table, zlib.crc32(header)).to_bytes(4, "little")
     return header + table + crc + leaves
 
@@ -338,3 +340,44 @@ def test_twenty_thousand_files(whole, folder, edits, which, field, value):
     check_file(whole, folder, damaged(whole, edits))
     check_leaves(whole, folder, edits)
     check_rows(whole, folder, which, field, value)
+
+
+def test_a_file_with_its_graph_is_as_well_guarded(tmp_path, refused):
+    """Each length, each changed byte; a graph that is not whole, or claims too much."""
+    path, graph = tmp_path / "given", bytes(range(200)) * 2
+    params = {"w": np.arange(4, dtype=np.float32)}
+    compress.save(path, params, graph=graph)
+    whole = path.read_bytes()
+    assert whole[8:].startswith(b'{"__metadata__":{"jaxprune":"2"}')
+    assert compress.read_graph(path) == graph
+    np.testing.assert_array_equal(compress.load(path)[0]["w"], params["w"])
+    sizes = compress.sizes(path)
+    assert sizes.graph_bytes > 200
+    total = sizes.header_bytes + sizes.total.bytes + sizes.graph_bytes
+    assert total == sizes.file_bytes == len(whole)
+    assert (
+        "in its graph; it is trunc"
+        in [refused(whole[:n]) for n in range(len(whole))][-1]
+    )
+    for i in range(len(whole)):
+        message = refused(whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :])
+    assert "the checksum of its graph is wrong" in message
+    start = 8 + int.from_bytes(whole[:8], "little")
+    for program in (b"none", zlib.compress(graph)[:-1], zlib.compress(graph) + b"x"):
+        (size,) = json.loads(whole[8:start])["table"]["shape"]
+        table, leaves = whole[start:][: size - 4], whole[start + size :][:16]
+        header = container._header(size, 16, len(program) + 4)
+        crcs = [zlib.crc32(part, zlib.crc32(header)) for part in (table, program)]
+        first, last = (crc.to_bytes(4, "little") for crc in crcs)
+        data = header + table + first + leaves + program + last
+        assert "its graph" in refused(data)
+    with pytest.raises(ValueError, match="graph has 0 bytes, expected 1 to 67,108,864"):
+        compress.save(path, params, graph=b"")
+
+
+def test_a_file_without_a_graph_is_of_the_first_version(tmp_path):
+    path = tmp_path / "net"
+    compress.save(path, {"w": np.ones(3)})
+    assert path.read_bytes()[8:].startswith(b'{"__metadata__":{"jaxprune":"1"}')
+    assert compress.read_graph(path) is None
+    assert compress.sizes(path).graph_bytes == 0

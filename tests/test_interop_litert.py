@@ -1,10 +1,18 @@
-"""LiteRT runs the files: its outputs are those of NumPy."""
+"""LiteRT runs the files: its outputs are those of NumPy, and of flax or JAX."""
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
-import jaxprune
+from experiments import models
+from experiments.config import Data
+from experiments.data.digits import load
+from experiments.models import layers, preprocess
 from jaxprune import interop
+from jaxprune.interop._litert import litert_bytes, run_litert
 
 
 interpreter = pytest.importorskip(
@@ -22,59 +30,208 @@ def lenet300(density):
         kernel *= rng.random(kernel.shape) < density
         bias = rng.normal(size=fan_out).astype(np.float32)
         params[name] = {"kernel": kernel / np.float32(fan_in**0.5), "bias": bias}
-    return params, jaxprune.mask_from_zeros(params)
+    return params
 
 
-def outputs(params, x):
+def outputs(params, x, np=np):
     for name in LAYERS:
         x = x @ params[name]["kernel"] + params[name]["bias"]
         x = np.maximum(x, 0) if name != LAYERS[-1] else x
     return x
 
 
-def run(path, x):
-    model = interpreter.Interpreter(model_path=str(path), num_threads=1)
-    (given,), (made,) = model.get_input_details(), model.get_output_details()
-    model.resize_tensor_input(given["index"], x.shape)
-    model.allocate_tensors()
-    model.set_tensor(given["index"], x)
-    model.invoke()
-    return model.get_tensor(made["index"])
+def stack(params, x):
+    return outputs(params, x, jnp)
+
+
+def pruned(module, shape, density=0.3):
+    """Gives a module's function and params whose outputs depend on every layer."""
+    rng = np.random.default_rng(0)
+    params = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, *shape)))
+
+    def leaf(p):
+        if len(p.shape) < 2:
+            return rng.normal(size=p.shape).astype(np.float32) / 10
+        alive = rng.random(p.shape) < density
+        w = rng.normal(size=p.shape) * alive
+        return (w * (2 / density / np.prod(p.shape[:-1])) ** 0.5).astype(np.float32)
+
+    params = jax.tree.map(leaf, params["params"])
+    return lambda params, x: module.apply({"params": params}, x), params
+
+
+def check(apply, params, shape, rtol=1e-5):
+    """Compares what LiteRT computes, and gives the names of its operators."""
+    data = litert_bytes(apply, params, shape)
+    x = np.random.default_rng(1).normal(size=(3, *shape)).astype(np.float32)
+    expected, made = np.asarray(apply(params, x)), run_litert(data, x)
+    assert np.ptp(expected, axis=0).max() > 0.1  # examples differ
+    np.testing.assert_allclose(made, expected, rtol=0, atol=rtol * np.ptp(expected))
+    model = interpreter.Interpreter(model_content=data)
+    return [operator["op_name"] for operator in model._get_ops_details()]
 
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("densest", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("density", [0.05, 0.5])
-def test_litert_computes_the_same(batch, densest, density, tmp_path):
-    params, mask = lenet300(density)
+def test_litert_computes_the_same_as_numpy(batch, densest, density, tmp_path):
+    params = lenet300(density)
     path = tmp_path / "net.tflite"
-    interop.write_litert(path, params, mask, LAYERS, densest=densest)
+    interop.write_litert(path, stack, params, (784,), densest=densest)
     x = np.random.default_rng(1).random((batch, 784), np.float32)
-    made = run(path, x)
+    made = run_litert(path.read_bytes(), x)
     assert np.abs(made).max() > 0.1
     np.testing.assert_allclose(made, outputs(params, x), rtol=1e-4, atol=1e-5)
 
 
+def test_lenet5_on_digits(monkeypatch):
+    """On digits, whichever way the network writes its convolutions."""
+    shape = (28, 28, 1)
+    apply, params = pruned(models.LeNet5(), shape, density=0.08)
+    x = np.asarray(preprocess(load(Data("mnist5k")).judge.images[:100], "unit"))
+    expected = np.asarray(apply(params, x))
+    assert len(set(expected.argmax(1))) > 2
+    data = litert_bytes(apply, params, shape)
+    far = 1e-5 * np.abs(expected).max()
+    np.testing.assert_allclose(run_litert(data, x), expected, rtol=0, atol=far)
+    monkeypatch.setattr(layers, "conv_max_pool", layers.conv_max_pool_xla)
+    assert litert_bytes(apply, params, shape) == data
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID", ((2, 1), (0, 3))])
+@pytest.mark.parametrize("strides", [(1, 1), (2, 3)])
+def test_convolutions_and_pooling_of_flax(padding, strides):
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.relu(nn.Conv(4, (3, 2), strides, padding)(x))
+            x = nn.Conv(5, (2, 2), kernel_dilation=2, use_bias=False)(x)
+            x = nn.max_pool(x, (4, 4), strides, padding)
+            return nn.Dense(3)(x.reshape(x.shape[0], -1))
+
+    ops = check(*pruned(Net(), (23, 21, 2)), (23, 21, 2))
+    layers = ["CONV_2D", "CONV_2D", "MAX_POOL_2D", "RESHAPE", "FULLY_CONNECTED"]
+    operators = [op for op in ops if op not in ("PADV2", "DENSIFY", "DELEGATE")]
+    assert operators == layers
+    assert ("PADV2" in ops) == (padding not in ("SAME", "VALID"))
+
+
+def windows_by_slices(params, x):
+    """A convolution with strides 2 and 1 by one product; pooling by a reshape."""
+    seen = [x[:, i : i + 9 : 2, j : j + 8] for i in range(4) for j in range(3)]
+    x = jnp.concatenate(seen, -1) @ params["kernel"].reshape(-1, 6) + params["bias"]
+    x = jax.nn.relu(x)[:, :4]
+    x = x.reshape(-1, 2, 2, 4, 2, 6).max((2, 4))
+    return jnp.einsum("bhwc,hwco->bo", x, params["last"])
+
+
+def channels_first(params, x):
+    """NCHW layers, with the flatten that goes with them, on an NHWC image."""
+    x = x.transpose(0, 3, 1, 2)
+    x = lax.conv_general_dilated(x, params["kernel"], (2, 1), "VALID")
+    x = x + params["bias"][:, None, None]
+    x = jax.nn.relu(x).reshape(x.shape[0], -1)
+    return jnp.tanh(x @ params["last"]) * 2 - params["bias"][:4]
+
+
+def residual(params, x):
+    y = jax.nn.relu(jnp.pad(x, ((0, 0), (1, 0), (0, 2))) + params["bias"])
+    z = jax.nn.sigmoid(y @ params["kernel"])
+    return jnp.concatenate([jnp.minimum(z, y)[:, 1:] / 2, z - y], 1).sum(1)
+
+
+@pytest.mark.parametrize(
+    ("apply", "shapes", "shape", "ops"),
+    [
+        (
+            windows_by_slices,
+            {"kernel": (4, 3, 2, 6), "bias": (6,), "last": (2, 4, 6, 4)},
+            (12, 10, 2),
+            ["CONV_2D", "MAX_POOL_2D", "FULLY_CONNECTED"],
+        ),
+        (
+            channels_first,
+            {"kernel": (6, 2, 4, 3), "bias": (6,), "last": (6 * 5 * 8, 4)},
+            (12, 10, 2),
+            ["CONV_2D", "FULLY_CONNECTED", "TANH", "MUL"],
+        ),
+        (
+            residual,
+            {"kernel": (5, 5), "bias": (5,)},
+            (4, 3),
+            ["PADV2", "ADD", "FULLY_CONNECTED", "LOGISTIC", "STRIDED_SLICE", "SUM"],
+        ),
+    ],
+)
+def test_layers_written_otherwise(apply, shapes, shape, ops):
+    rng = np.random.default_rng(0)
+    params = {k: rng.normal(size=s).astype(np.float32) for k, s in shapes.items()}
+    assert set(ops) <= set(check(apply, params, shape))
+
+
+SMALL = {"fc6": 16, "fc7": 16} | {f"conv{i}": 6 + 2 * i for i in range(1, 6)}
+BLOCKS = {f"conv{b}_{i}": 4 + b for b in range(1, 6) for i in (1, 2, 3)}
+
+
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [
+        (models.ALEXNET_CIFAR10.module.clone(widths=SMALL), (32, 32, 3)),
+        (models.ALEXNET_TORCHVISION.module.clone(widths=SMALL), (67, 67, 3)),
+        (models.VGG16(units=16, classes=7, widths=BLOCKS), (64, 64, 3)),
+    ],
+)
+def test_networks_of_narrow_layers(module, shape):
+    ops = check(*pruned(module, shape, density=0.6), shape)
+    expected = {"CONV_2D", "MAX_POOL_2D", "RESHAPE", "FULLY_CONNECTED"}
+    assert set(ops) - {"PADV2", "DENSIFY", "DELEGATE"} == expected
+
+
 def test_the_sparse_file_is_small(tmp_path):
-    params, mask = lenet300(0.05)
     path = tmp_path / "net.tflite"
-    interop.write_litert(path, params, mask, LAYERS)
-    alive = sum(int(mask[name]["kernel"].sum()) for name in LAYERS)
+    interop.write_litert(path, stack, params := lenet300(0.05), (784,))
+    alive = sum(np.count_nonzero(params[name]["kernel"]) for name in LAYERS)
     assert path.stat().st_size < 6 * alive + 8192  # a float32 and a uint16 each
-    interop.write_litert(path, params, None, LAYERS)
+    interop.write_litert(path, stack, lenet300(1.0), (784,))
     assert path.stat().st_size > 4 * 266_610
+    apply, params = pruned(models.LeNet5(), (28, 28, 1), density=0.1)
+    interop.write_litert(path, apply, params, (28, 28, 1))
+    assert path.stat().st_size < 6 * 43_108 + 8192  # conv2 too, and smaller places
 
 
-def test_what_is_refused(tmp_path):
-    params, mask = lenet300(0.05)
-    path = tmp_path / "net.tflite"
-    with pytest.raises(ValueError, match=r"fc2 is \(300, 100\) .* expected \(100, out"):
-        interop.write_litert(path, params, mask, ("fc1", "fc2", "fc2"))
-    with pytest.raises(ValueError, match="conv1/kernel is not there"):
-        interop.write_litert(path, params, mask, ("conv1", "fc1"))
-    with pytest.raises(ValueError, match="`layers` is empty"):
-        interop.write_litert(path, params, mask, ())
-    conv = {"c": {"kernel": np.ones((3, 3, 1, 2), np.float32), "bias": np.ones(2)}}
-    with pytest.raises(ValueError, match=r"c/kernel is float32 \(3, 3, 1, 2\), expect"):
-        interop.write_litert(path, conv, None, ("c",))
+@pytest.mark.parametrize(
+    ("apply", "message"),
+    [
+        (lambda p, x: jnp.sin(x), r"it has sin of \[\(1, 6, 5, 4\)\], expected only"),
+        (lambda p, x: models.AlexNet().apply({"params": p}, x), "AlexNet"),
+        (lambda p, x: (x, x), "it has 2 outputs, expected one"),
+        (lambda p, x: x.mean(0), r"shape \(6, 5, 4\) for a batch of 1"),
+        (lambda p, x: jnp.einsum("bhwc,bhwc->b", x, x), "activations with activat"),
+        (lambda p, x: x[:, ::-1], r"shape \(1, 6, 5, 4\) are moved"),
+        (lambda p, x: x.astype(jnp.float16), "computes in float16, expected float32"),
+        (lambda p, x: jnp.where(x > 1, x, p["w"]), "selects by something else"),
+        (lambda p, x: jnp.ones(3), r"a constant of shape \(3,\) is where"),
+        (lambda p, x: x * x.shape[0], "LiteRT computes something else"),
+    ],
+)
+def test_what_is_refused(apply, message, tmp_path):
+    params = {"w": np.ones((6, 5, 4), np.float32)}
+    if message == "AlexNet":
+        message = r"it has reduce_window_sum of \[\(1, 15, 15, 8\)\]"
+        apply, params = pruned(models.AlexNet(widths=SMALL), shape := (67, 67, 3))
+    else:
+        shape = (6, 5, 4)
+    with pytest.raises(ValueError, match=message):
+        interop.write_litert(tmp_path / "net.tflite", apply, params, shape)
     assert not list(tmp_path.iterdir())
+
+
+def test_grouped_convolutions_are_refused(tmp_path):
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Conv(4, (3, 3), feature_group_count=2)(x)
+
+    apply, params = pruned(Net(), (8, 8, 2))
+    with pytest.raises(ValueError, match="2 axes, 2 groups"):
+        interop.write_litert(tmp_path / "net.tflite", apply, params, (8, 8, 2))

@@ -115,3 +115,26 @@ def test_bad_files_and_bad_params(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"net\.stablehlo is not a whole file"):
             interop.read_stablehlo(path)
+
+
+def test_any_changed_byte_is_noticed(tmp_path):
+    path, plain = tmp_path / "net.stablehlo", tmp_path / "plain"
+    w, alive = matrix(0.001)
+    x = np.ones((1, 784), np.float32)
+    product = lambda params, x: x @ params["w"]
+    interop.write_stablehlo(path, product, {"w": w}, {"w": alive}, x)
+    data = path.read_bytes()
+    for i in [*range(4), *range(16, len(data), 97), len(data) - 1]:
+        path.write_bytes(data[:i] + bytes([data[i] ^ 1]) + data[i + 1 :])
+        with pytest.raises(ValueError, match=r"net\.stablehlo .*its checksum is wrong"):
+            interop.read_stablehlo(path)
+    for n in range(20, len(data), 101):
+        path.write_bytes(data[:n])
+        with pytest.raises(ValueError, match="its checksum is wrong"):
+            interop.read_stablehlo(path)
+    # As jax wrote it, without mark and checksum, it is read as well.
+    root = int.from_bytes(data[:4], "little") - 16
+    plain.write_bytes(root.to_bytes(4, "little") + data[20:])
+    expected = jax.export.deserialize(bytearray(plain.read_bytes())).call(x)
+    np.testing.assert_array_equal(interop.read_stablehlo(plain).call(x), expected)
+    np.testing.assert_allclose(expected, x @ w, rtol=1e-4, atol=1e-4)

@@ -4,6 +4,7 @@ from jaxprune.compress._huffman import CorruptError as CorruptError
 from jaxprune.compress._kmeans import Codebook as Codebook
 from jaxprune.compress._kmeans import share_weights as share_weights
 from jaxprune.compress._save import load as load
+from jaxprune.compress._save import read_graph as read_graph
 from jaxprune.compress._save import save as save
 from jaxprune.compress._share import share as share
 from jaxprune.compress._sizes import LayerSize as LayerSize

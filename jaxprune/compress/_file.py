@@ -10,6 +10,11 @@ layout, `{"jaxprune": "1"}`, and it has two tensors of bytes:
 - `leaves`: the leaves one after the other, in the order of the table. What a leaf is
   made of is told in `parts` of its row: names and bytes, in their order.
 
+A file that carries its program is of version "2", and has a third tensor after these:
+
+- `graph`: what `jax.export` serialized, compressed by zlib, and the CRC-32, four bytes
+  little-endian, of these bytes and of the header before them.
+
 A row of the table has `name`, the path of the leaf joined by "/"; `dtype` and `shape`;
 `parts`; and `crc`, the CRC-32 of the row as it is without `crc`, in JSON without
 blanks, and of the leaf's bytes. A leaf with a mask also has `alive`, its number of live
@@ -45,6 +50,7 @@ from jaxprune.compress._table import Row
 
 
 VERSION = "1"
+WITH_GRAPH = "2"
 LARGEST_HEADER = 4096
 DENSEST = 1 << 20  # weights in a byte: more than dead weights come to in any real file
 
@@ -52,9 +58,11 @@ _HEADER = (
     '{"__metadata__":{"jaxprune":"%s"},"table":{"dtype":"U8","shape":[%d],'
     '"data_offsets":[0,%d]},"leaves":{"dtype":"U8","shape":[%d],"data_offsets":[%d,%d]}}'
 )
+_GRAPH = ',"graph":{"dtype":"U8","shape":[%d],"data_offsets":[%d,%d]}}'
 _LOOKS = re.compile(
     rb'\{"__metadata__":\{"jaxprune":"([^"]{1,9})"\},"table":\{"dtype":"U8",'
-    rb'"shape":\[(\d{1,15})\].*"leaves":\{"dtype":"U8","shape":\[(\d{1,15})\].*',
+    rb'"shape":\[(\d{1,15})\].*"leaves":\{"dtype":"U8","shape":\[(\d{1,15})\]'
+    rb'(?:[^{]*"graph":\{"dtype":"U8","shape":\[(\d{1,15})\])?.*',
     re.DOTALL,
 )
 
@@ -66,23 +74,35 @@ class Contents(NamedTuple):
       header: bytes of the header, and of the length before it.
       table: bytes of the table.
       rows: a row for each leaf.
+      graph: bytes of the program, 0 if there is none.
+      graph_start: its first byte in the file.
+      about: CRC-32 of the header.
     """
 
     header: int
     table: int
     rows: tuple[Row, ...]
+    graph: int
+    graph_start: int
+    about: int
 
 
-def compose(leaves: Sequence[tuple[str, Leaf, list[bytes]]]) -> Iterable[bytes]:
+def compose(
+    leaves: Sequence[tuple[str, Leaf, list[bytes]]], graph: bytes | None = None
+) -> Iterable[bytes]:
     """Gives the bytes of a file, part by part."""
+    program = b"" if graph is None else zlib.compress(graph, 9)
     rows = [_table.make_row(name, leaf, parts) for name, leaf, parts in leaves]
     table = _table.deflate(rows)
     total = sum(len(part) for _, _, parts in leaves for part in parts)
-    header = _header(VERSION, len(table) + 4, total)
+    header = _header(len(table) + 4, total, len(program) + 4 if program else 0)
     crc = zlib.crc32(table, zlib.crc32(header))
     yield from (header, table, crc.to_bytes(4, "little"))
     for _, _, parts in leaves:
         yield from parts
+    if program:
+        yield program
+        yield zlib.crc32(program, zlib.crc32(header)).to_bytes(4, "little")
 
 
 def read_contents(file: BinaryIO, size: int) -> Contents:
@@ -101,12 +121,13 @@ def read_contents(file: BinaryIO, size: int) -> Contents:
     if looks is None:
         raise CorruptError("its header is not one that jaxprune.compress wrote")
     version = looks[1].decode(errors="replace")
-    if version != VERSION:
+    if version not in (VERSION, WITH_GRAPH):
         raise CorruptError(
-            f"its layout is of version {version}, and this jaxprune reads {VERSION}"
+            f"its layout is of version {version}, and this jaxprune reads {VERSION} "
+            f"and {WITH_GRAPH}"
         )
-    table, leaves = int(looks[2]), int(looks[3])
-    header = _header(VERSION, table, leaves)
+    table, leaves, graph = int(looks[2]), int(looks[3]), int(looks[4] or 0)
+    header = _header(table, leaves, graph)
     if header[8:] != found:
         raise CorruptError("its header is not one that jaxprune.compress wrote")
     if len(header) + table > size:
@@ -128,12 +149,14 @@ def read_contents(file: BinaryIO, size: int) -> Contents:
                 f"{row.start + row.size:,}; it is truncated"
             )
     end = rows[-1].start + rows[-1].size if rows else len(header) + table
-    if not end == size == len(header) + table + leaves:
+    if end + graph > size and end == len(header) + table + leaves:
+        raise CorruptError(f"it ends at byte {size:,}, in its graph; it is truncated")
+    if not end + graph == size == len(header) + table + leaves + graph:
         raise CorruptError(f"it has {size:,} bytes, and its leaves end at {end:,}")
     weights = sum(math.prod(row.leaf.shape) for row in rows)
     if weights > DENSEST * size:
         raise CorruptError(f"it claims {weights:,} weights, in {size:,} bytes")
-    return Contents(len(header), table, rows)
+    return Contents(len(header), table, rows, graph, end, zlib.crc32(header))
 
 
 def read_leaf(file: BinaryIO, row: Row) -> bytes:
@@ -149,7 +172,34 @@ def read_leaf(file: BinaryIO, row: Row) -> bytes:
     return data
 
 
-def _header(version: str, table: int, leaves: int) -> bytes:
+def read_graph(file: BinaryIO, contents: Contents) -> bytes | None:
+    """Reads the program as it was given, or `None` if the file has none.
+
+    Raises:
+      CorruptError: if its bytes are not those that were written.
+    """
+    if not contents.graph:
+        return None
+    file.seek(contents.graph_start)
+    data = file.read(contents.graph)
+    crc = zlib.crc32(data[:-4], contents.about).to_bytes(4, "little")
+    if len(data) != contents.graph or crc != data[-4:]:
+        raise CorruptError("the checksum of its graph is wrong")
+    unpack = zlib.decompressobj()
+    try:
+        graph = unpack.decompress(data[:-4], _table.LARGEST)
+    except zlib.error as error:
+        raise CorruptError(f"its graph cannot be read: {error}") from error
+    if not unpack.eof or unpack.unused_data:
+        raise CorruptError("its graph is not whole")
+    return graph
+
+
+def _header(table: int, leaves: int, graph: int = 0) -> bytes:
+    version = WITH_GRAPH if graph else VERSION
     text = _HEADER % (version, table, table, leaves, table, table + leaves)
+    if graph:
+        end = table + leaves
+        text = text[:-1] + _GRAPH % (graph, end, end + graph)
     text += " " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text.encode()

@@ -17,7 +17,7 @@ from jaxprune.compress import _file
 from jaxprune.compress._huffman import CorruptError
 from jaxprune.compress._leaf import decode_leaf, encode_leaf
 from jaxprune.compress._streams import Coder
-from jaxprune.compress._table import check_dtype
+from jaxprune.compress._table import LARGEST, check_dtype
 
 
 def save(
@@ -26,6 +26,7 @@ def save(
     mask: Mask | None = None,
     *,
     coder: Coder = "range",
+    graph: bytes | None = None,
 ) -> None:
     """Writes params and their mask as one file, whole or not at all.
 
@@ -42,6 +43,8 @@ def save(
       coder: "range", an adaptive range coder, which needs the package constriction to
         write and to read; or "huffman", canonical Huffman codes, which need NumPy
         alone and take 1 to 10% more.
+      graph: what `jax.export` serialized of a function of a dict of the leaves by
+        path, and inputs; at most 64 MiB. `read_graph` gives it back.
 
     Raises:
       ImportError: if constriction is needed and not installed.
@@ -54,6 +57,8 @@ def save(
     """
     if coder not in ("range", "huffman"):
         raise ValueError(f'coder is {coder!r}, expected "range" or "huffman".')
+    if graph is not None and not 0 < len(graph) <= LARGEST:
+        raise ValueError(f"graph has {len(graph):,} bytes, expected 1 to {LARGEST:,}.")
     leaves = []
     for name, p, m in named_leaves(params, mask):
         leaves.append((name, *encode_leaf(p, m, coder)))
@@ -61,7 +66,7 @@ def save(
     part = path.with_name(f".{path.name}.part")
     try:
         with open(part, "wb") as file:
-            file.writelines(_file.compose(leaves))
+            file.writelines(_file.compose(leaves, graph))
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
@@ -99,12 +104,26 @@ def load(
                 p, m = decode_leaf(row.leaf, _file.read_leaf(file, row))
             like = wanted[row.name] if wanted else None
             leaves[row.name] = (_like(like, p), None if m is None else _like(like, m))
+        with located(str(path)):
+            _file.read_graph(file, contents)  # only to see that it is whole
     if wanted is None:
         with located(str(path)):
             return _nested(leaves, 0), _nested(leaves, 1)
     structure = jax.tree.structure(params_like)
     params, mask = zip(*(leaves[name] for name in wanted), strict=True)
     return structure.unflatten(params), structure.unflatten(mask)
+
+
+def read_graph(path: str | PathLike[str]) -> bytes | None:
+    """Reads the `graph` that `save` was given; `None` if it was given none.
+
+    Raises:
+      CorruptError: naming the file, if it is damaged or no file of `save`.
+      OSError: if the file cannot be opened.
+    """
+    with open(path, "rb") as file, located(str(path)):
+        contents = _file.read_contents(file, os.fstat(file.fileno()).st_size)
+        return _file.read_graph(file, contents)
 
 
 def named_leaves(

@@ -60,19 +60,23 @@ class LayerSize(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """What `sizes` found. `header_bytes` and those of `total` make up `file_bytes`.
+    """What `sizes` found.
+
+    `header_bytes`, `graph_bytes` and those of `total` make up `file_bytes`.
 
     Attributes:
       layers: a row for each leaf, in the order of the file.
       total: their sum; its `gap_bits` and `clusters` are 0.
       header_bytes: taken by the header, its padding, and the table of leaves.
       file_bytes: size of the file.
+      graph_bytes: taken by the program, if there is one, and its checksum.
     """
 
     layers: tuple[LayerSize, ...]
     total: LayerSize
     header_bytes: int
     file_bytes: int
+    graph_bytes: int = 0
 
 
 def sizes(path: str | PathLike[str]) -> Sizes:
@@ -93,7 +97,7 @@ def sizes(path: str | PathLike[str]) -> Sizes:
         contents = _file.read_contents(file, size)
     layers = tuple(_layer(row) for row in contents.rows)
     header = contents.header + contents.table
-    return Sizes(layers, _sum(layers), header, size)
+    return Sizes(layers, _sum(layers), header, size, contents.graph)
 
 
 def _layer(row: Row) -> LayerSize:

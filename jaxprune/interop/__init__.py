@@ -26,6 +26,7 @@ from jaxprune.interop._net import write_net as write_net
 from jaxprune.interop._netcode import NetLayer as NetLayer
 from jaxprune.interop._netcode import decode_net as decode_net
 from jaxprune.interop._netcode import encode_net as encode_net
+from jaxprune.interop._orbax import read_orbax as read_orbax
 from jaxprune.interop._stablehlo import read_stablehlo as read_stablehlo
 from jaxprune.interop._stablehlo import write_stablehlo as write_stablehlo
 from jaxprune.interop._torch import read_safetensors as read_safetensors

@@ -10,8 +10,13 @@ between live weights and their values (`_packed.py`), and become dense arrays wi
 program once a call, so that the file is small and any network can be written. Leaves
 without a mask stay as they are. Params that are already in a form of their own, with a
 function that runs on it, are therefore written by giving no mask.
+
+`jax.export` has no checksum. Its format is a FlatBuffer, whose first four bytes tell
+where the root is, so that there is room after them for a mark and a CRC-32 of all other
+bytes; who reads the file with jax alone passes over both.
 """
 
+import zlib
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
@@ -28,6 +33,8 @@ from jaxprune.interop._packed import pack, unpack
 
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+
+_MARK = b"jaxprune CRC"  # with the checksum 16 bytes, so that all stays aligned
 
 
 def write_stablehlo(
@@ -71,24 +78,51 @@ def write_stablehlo(
         return apply(structure.unflatten(leaves), *inputs)
 
     exported = export.export(jax.jit(run), platforms=tuple(platforms))(*inputs)
-    write_whole(path, bytes(exported.serialize()))
+    write_whole(path, _marked(bytes(exported.serialize())))
 
 
 def read_stablehlo(path: str | PathLike[str]) -> export.Exported:
     """Reads what `write_stablehlo` wrote; `.call(*inputs)` of the result runs it.
 
+    A file that has no checksum, as `jax.export` writes it, is read as well.
+
     Raises:
       ImportError: if flatbuffers is not installed.
       OSError: if the file cannot be opened.
-      ValueError: if it is no such file.
+      ValueError: if it is no such file, or its checksum is wrong.
+    """
+    data = Path(path).read_bytes()
+    if data[4:16] == _MARK and data[16:20] != _checksum(data):
+        raise ValueError(
+            f"{path} is not a whole file of jax.export: its checksum is wrong."
+        )
+    return read_exported(data, str(path))
+
+
+def read_exported(data: bytes, where: str) -> export.Exported:
+    """Reads what `jax.export` serialized; `where` names it.
+
+    Raises:
+      ImportError: if flatbuffers is not installed.
+      ValueError: if it is no such thing.
     """
     require("flatbuffers", "interop")
-    data = bytearray(Path(path).read_bytes())
     try:
-        return export.deserialize(data)
+        return export.deserialize(bytearray(data))
     except Exception as error:
-        # The format has no checksum; what a damaged one raises depends on the damage.
+        # Without a checksum what a damaged one raises depends on the damage.
         raise ValueError(
-            f"{path} is not a whole file of jax.export, or one of a newer jax: "
+            f"{where} is not a whole file of jax.export, or one of a newer jax: "
             f"{type(error).__name__}: {error}"
         ) from error
+
+
+def _marked(data: bytes) -> bytes:
+    """Puts mark and checksum after the first four bytes, and moves the root along."""
+    root = int.from_bytes(data[:4], "little") + len(_MARK) + 4
+    marked = b"".join([root.to_bytes(4, "little"), _MARK, bytes(4), data[4:]])
+    return marked[:16] + _checksum(marked) + marked[20:]
+
+
+def _checksum(data: bytes) -> bytes:
+    return zlib.crc32(data[20:], zlib.crc32(data[:16])).to_bytes(4, "little")

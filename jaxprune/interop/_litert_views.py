@@ -1,0 +1,206 @@
+"""Values while a traced function is followed: numbers of tensors, moved about."""
+
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+from jaxprune.interop._litert_nodes import Node, dense, reshape
+from jaxprune.interop._litert_windows import Product, convolution, moved, pooling
+from jaxprune.report._program import Program, Step, run_step
+
+
+class View(NamedTuple):
+    """Numbers of a tensor moved about, or the largest of several of them.
+
+    Attributes:
+      of: the tensor.
+      at: which numbers, (reads, *shape), int32; -1: `fill`.
+      fill: a number, or `None` if there is no -1.
+    """
+
+    of: Node | Product
+    at: np.ndarray
+    fill: float | None = None
+
+
+class Larger(NamedTuple):
+    """Where one value is larger than another, or is no number; by their slots."""
+
+    one: int
+    other: int
+
+
+Value: TypeAlias = View | Larger | np.ndarray
+
+
+class Walk(NamedTuple):
+    """What is known while a program is followed: values and leaves' names, by slot."""
+
+    program: Program
+    values: dict[int, Value]
+    names: dict[int, str]
+
+
+MOVES = frozenset(
+    "reshape transpose slice squeeze expand_dims broadcast_in_dim rev copy copy_p "
+    "split pad concatenate stack dynamic_slice".split()
+)
+
+
+def whole(of: Node | Product) -> View:
+    """Views all of a tensor as it is."""
+    at = np.arange(np.prod(of.shape), dtype=np.int32)
+    return View(of, at.reshape(1, *of.shape))
+
+
+def view_of(walk: Walk, slot: int) -> View:
+    """Gives the value of a slot.
+
+    Raises:
+      ValueError: if it is no view.
+    """
+    value = walk.values[slot]
+    if isinstance(value, View):
+        return value
+    what = "a comparison" if isinstance(value, Larger) else "a constant"
+    shape = walk.program.types[slot].shape
+    raise ValueError(f"{what} of shape {shape} is where an activation was expected")
+
+
+def node_of(walk: Walk, slot: int) -> Node:
+    """Gives the operator that makes the value of a slot, and notes it there.
+
+    Raises:
+      ValueError: as `node_made`, or if it is no activation.
+    """
+    node = node_made(view_of(walk, slot))
+    walk.values[slot] = whole(node)
+    return node
+
+
+def source_of(walk: Walk, slot: int) -> tuple[Node, np.ndarray]:
+    """Gives the operator from whose numbers a value is made, each once, in any order.
+
+    Returns:
+      The operator; and which of its numbers the value has, (1, *shape).
+
+    Raises:
+      ValueError: as `node_of`.
+    """
+    of, at, _ = view_of(walk, slot)
+    if isinstance(of, Product) and len(at) == 1 and convolution(of, at) is None:
+        of = _product(of) or of
+    if isinstance(of, Node) and len(at) == 1:
+        places = np.arange(np.prod(of.shape))
+        if np.array_equal(np.sort(at, None), places):
+            return of, at
+    node = node_of(walk, slot)
+    return node, whole(node).at
+
+
+def node_made(view: View) -> Node:
+    """Gives the operator that makes what is viewed.
+
+    Raises:
+      ValueError: if none does, or its first axis is not the batch.
+    """
+    node = _made(view)
+    if node is None:
+        raise ValueError(
+            f"numbers of shape {view.at.shape[1:]} are moved, or the largest of some "
+            "are taken, in a way that is no convolution, pooling, slice or flatten"
+        )
+    if node.shape[:1] != (1,):
+        raise ValueError(
+            f"an activation has shape {node.shape} for a batch of 1, expected the "
+            "batch as its first axis"
+        )
+    return node
+
+
+def move(walk: Walk, step: Step) -> list[Value]:
+    """Moves the places of numbers.
+
+    Raises:
+      ValueError: as `node_of`, or if constants are among what is put together.
+    """
+    if step.primitive.name != "slice":  # by which several pools are taken in turns
+        for slot in step.inputs:
+            _settle(walk, slot)
+    if step.primitive.name in ("concatenate", "stack"):
+        return [_joined(walk, step)]
+    view = view_of(walk, step.inputs[0])
+    rest = [walk.values[slot] for slot in step.inputs[1:]]
+    fill = view.fill
+    if step.primitive.name == "pad":
+        fill, rest = float(np.asarray(rest[0])), [np.int32(-1)]
+        if view.fill not in (None, fill):
+            view = whole(node_of(walk, step.inputs[0]))
+    made = [run_step(step, [at, *rest]) for at in view.at]
+    columns = (np.stack(reads) for reads in zip(*made, strict=True))
+    return [View(view.of, at, fill if (at < 0).any() else None) for at in columns]
+
+
+def joined_fill(views: list[View]) -> tuple[bool, float | None]:
+    """Tells whether views are of one tensor with one fill, and gives that."""
+    fills = {view.fill for view in views} - {None}
+    same = all(view.of is views[0].of for view in views) and len(fills) < 2
+    return same, next(iter(fills), None)
+
+
+def _settle(walk: Walk, slot: int) -> None:
+    """Makes the maximum of several reads, if it is pooling, before it is moved."""
+    value = walk.values[slot]
+    if isinstance(value, View) and len(value.at) > 1:
+        node = _made(value)
+        walk.values[slot] = value if node is None else whole(node)
+
+
+def _joined(walk: Walk, step: Step) -> View:
+    views = [view_of(walk, slot) for slot in step.inputs]
+    same, fill = joined_fill(views)
+    reads = {len(view.at) for view in views}
+    if same and len(reads) == 1:
+        columns = zip(*(view.at for view in views), strict=True)
+        at = np.stack([np.asarray(run_step(step, parts)[0]) for parts in columns])
+        return View(views[0].of, at, fill)
+    parts = tuple(node_of(walk, slot) for slot in step.inputs)
+    shape = walk.program.types[step.outputs[0]].shape
+    axis = step.params.get("dimension")
+    if axis is None:
+        raise ValueError("activations are stacked, which cannot be written")
+    return whole(Node("concat", shape, parts, {"axis": axis}))
+
+
+def _made(view: View) -> Node | None:
+    x, at, fill = view
+    if isinstance(x, Product):
+        node = convolution(x, at)
+        if node is not None:
+            return node
+        node = _product(x)
+        return None if node is None else _made(View(node, at, fill))
+    if len(at) > 1:
+        return pooling(x, at, -np.inf if fill is None else fill)
+    if fill is None and np.array_equal(at.ravel(), np.arange(np.prod(x.shape))):
+        return reshape(x, at.shape[1:])
+    return moved(x, at[0], fill or 0.0)
+
+
+def _product(product: Product) -> Node | None:
+    """Gives the operator of a product as it is, before anything is moved."""
+    x, at, matrix, shape, name = product
+    size = int(np.prod(x.shape))
+    if len(at) == 1:
+        places = at[0]
+        if not np.array_equal(places, np.arange(size)):
+            weight = np.zeros((size, matrix.shape[1]), np.float32)
+            np.add.at(weight, places[places >= 0], matrix[places >= 0])
+            matrix = weight
+        return dense(reshape(x, (1, size)), matrix, name)
+    if len(shape) == 4:
+        return convolution(product, whole(product).at)
+    last = x.shape[-1] == len(matrix) and len(shape) == len(x.shape)
+    if last and np.array_equal(at.ravel(), np.arange(size)):
+        return dense(x, matrix, name)
+    return None
