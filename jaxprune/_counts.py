@@ -136,7 +136,9 @@ def count_upto(key: Array, aims: Array) -> tuple[Array, ...]:
     """Counts keys up to each aim: (count,) in int32, or words (hi, lo) of 12 bits."""
     small = is_small(key)
     axis = split_axis(key.shape, _SHORT_ROW if small else max(ROW, key.size >> 19))
-    sums = _row_counts(key, aims, axis)
+    bits = max(1, math.prod(key.shape[axis:]).bit_length())
+    # Counts of a short row share words: fewer sums, and fewer scalars (see `_fold`).
+    sums = _row_counts(key, aims, axis, bits, share=31 // bits if small else 1)
     lead = range(axis)
     if small:
         return (fold(jnp.add, 0, lambda x: x, jnp.stack(sums), lead=1),)
@@ -147,11 +149,13 @@ def count_upto(key: Array, aims: Array) -> tuple[Array, ...]:
     return jnp.stack(words[:AIMS]), jnp.stack(words[AIMS:])
 
 
-def _row_counts(key: Array, aims: Array, axis: int) -> list[Array]:
-    """Counts the keys up to each aim in each row: the axes from `axis` on."""
-    # As many counts share a word as it holds: fewer sums, and fewer scalars (_fold).
-    bits = math.prod(key.shape[axis:]).bit_length()
-    share = max(1, 31 // max(1, bits))
+def _row_counts(
+    key: Array, aims: Array, axis: int, bits: int, share: int
+) -> list[Array]:
+    """Counts the keys up to each aim in each row: the axes from `axis` on.
+
+    So many counts as `share` are added up in one word, each in so many bits.
+    """
     words = []
     for first in range(0, AIMS, share):
         flags = [
