@@ -359,6 +359,7 @@ def test_a_file_with_its_graph_is_as_well_guarded(tmp_path, refused):
         "in its graph; it is trunc"
         in [refused(whole[:n]) for n in range(len(whole))][-1]
     )
+    message = ""
     for i in range(len(whole)):
         message = refused(whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :])
     assert "the checksum of its graph is wrong" in message
