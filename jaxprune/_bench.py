@@ -22,6 +22,7 @@ def ways_of(
     mask: PyTree,
     x: np.ndarray,
     threads: int = 1,
+    dense_only: bool = False,
 ) -> tuple[dict[str, Way], dict[str, str]]:
     """Gives what can be timed on one batch, and why the rest cannot.
 
@@ -31,15 +32,18 @@ def ways_of(
       mask: their mask.
       x: the inputs, the batch first.
       threads: of LiteRT.
+      dense_only: whether `apply` is a program that nothing can be read from.
 
     Returns:
       Functions that compute the outputs of `x`, "dense" among them; reasons by name.
     """
-    lean, images = sparse.sparsify(params, mask, batch=len(x)), jax.device_put(x)
-    weights = jax.device_put(params)
-    dense, lifted = jax.jit(apply), jax.jit(sparse.lift(apply))
+    weights, images, dense = jax.device_put(params), jax.device_put(x), jax.jit(apply)
     ways: dict[str, Way] = {"dense": lambda: np.asarray(dense(weights, images))}
-    missing = {}
+    if dense_only:
+        reason = "the program that the file carries runs dense alone; give --model"
+        return ways, dict.fromkeys(("sparse", "litert"), reason)
+    missing, lean = {}, sparse.sparsify(params, mask, batch=len(x))
+    lifted = jax.jit(sparse.lift(apply))
     if jax.tree.structure(lean) == jax.tree.structure(params):
         missing["sparse"] = f"at batch {len(x)} no layer is expected to gain by it"
     else:
@@ -89,6 +93,7 @@ def measure(
     batches: Sequence[int],
     repeats: int,
     threads: int,
+    dense_only: bool = False,
 ) -> dict[str, Any]:
     """Times every way at every batch size, on inputs drawn at random.
 
@@ -107,7 +112,7 @@ def measure(
         out = jax.eval_shape(apply, params, x)
         if not isinstance(out, jax.ShapeDtypeStruct):
             raise ValueError("the model gives several outputs, expected one array.")
-        ways, reasons = ways_of(apply, params, mask, x, threads)
+        ways, reasons = ways_of(apply, params, mask, x, threads, dense_only)
         rows += [{"batch": batch, **row} for row in timed(ways, repeats)]
         missing += [
             {"batch": batch, "way": way, "reason": reason}

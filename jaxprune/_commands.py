@@ -16,6 +16,7 @@ from rich.table import Table
 import jaxprune
 from jaxprune import interop
 from jaxprune._bench import measure
+from jaxprune._carried import graph_bytes, graph_of
 from jaxprune._given import (
     Flat,
     apply_of,
@@ -64,15 +65,31 @@ def inspect(file: File, json: bool = False) -> None:
     Console().print(table)
 
 
-def compress(file: File, out: Path, json: bool = False) -> None:
+def compress(
+    file: File,
+    out: Path,
+    model: str | None = None,
+    input_shape: tuple[int, ...] = (),
+    json: bool = False,
+) -> None:
     """Writes the small file of `jaxprune.save`; no weight changes.
 
     Args:
       file: of `jaxprune.save` or safetensors, a checkpoint of Orbax, or a run's folder.
       out: the file to write.
+      model: module:name of what the file is to carry as its program, so that `bench`
+        and `export --to stablehlo` need no --model: a module of flax.linen, or a
+        function of params and inputs; a class is made without arguments.
+      input_shape: of one float32 input of the model, without the batch.
       json: print JSON.
     """
-    jaxprune.save(out, *read_given(file))
+    params, mask = read_given(file)
+    graph = None
+    if model is not None or input_shape:
+        apply, _ = _model("compress with a program", file, model, input_shape)
+        with _named("exported", model, file, input_shape):
+            graph = graph_bytes(apply, params, input_shape)
+    jaxprune.save(out, params, mask, graph=graph)
     _say(_sizes(file, out), json)
 
 
@@ -116,7 +133,7 @@ def export(
     elif to == "safetensors":
         interop.write_safetensors(out, params)
     else:
-        apply = _model(f"--to {to}", model, input_shape)
+        apply, input_shape = _model(f"--to {to}", file, model, input_shape)
         write = _litert if to == "litert" else _stablehlo
         with _named("exported", model, file, input_shape):
             write(out, apply, params, mask, input_shape)
@@ -148,10 +165,17 @@ def bench(
       json: print JSON and no table.
     """
     params, mask = read_given(file)
-    apply = _model("bench", model, input_shape)
+    apply, input_shape = _model("bench", file, model, input_shape)
     with _named("timed", model, file, input_shape):
         told = measure(
-            apply, nested(params), nested(mask), input_shape, batch, repeats, threads
+            apply,
+            nested(params),
+            nested(mask),
+            input_shape,
+            batch,
+            repeats,
+            threads,
+            dense_only=model is None,
         )
     if json:
         _say({"file": str(file), "model": model, **told}, True)
@@ -170,13 +194,17 @@ def bench(
 
 
 def _model(
-    what: str, model: str | None, input_shape: tuple[int, ...]
-) -> Callable[[Any, Any], Any]:
-    """Finds the model, or exits if it, or its input, is not named."""
-    if model is None or not input_shape:
-        print(f"error: {what} needs --model and --input-shape.", file=sys.stderr)
-        raise SystemExit(2)
-    return apply_of(model)
+    what: str, file: Path, model: str | None, input_shape: tuple[int, ...]
+) -> tuple[Callable[[Any, Any], Any], tuple[int, ...]]:
+    """Finds the model and its input, or exits if neither flags nor file name them."""
+    if model is not None and input_shape:
+        return apply_of(model), input_shape
+    carried = graph_of(file) if model is None and not input_shape else None
+    if carried is not None and what != "--to litert":
+        return carried
+    why = "" if carried is None else " The program that the file carries is no help."
+    print(f"error: {what} needs --model and --input-shape.{why}", file=sys.stderr)
+    raise SystemExit(2)
 
 
 @contextmanager
@@ -191,8 +219,8 @@ def _named(
     except Exception as error:
         # Each framework has errors of its own for weights of another shape.
         raise ValueError(
-            f"{model} cannot be {done} with the weights of {file} and inputs of "
-            f"shape {input_shape}: {type(error).__name__}: {error}"
+            f"{model or 'its program'} cannot be {done} with the weights of {file} and "
+            f"inputs of shape {input_shape}: {type(error).__name__}: {error}"
         ) from error
 
 

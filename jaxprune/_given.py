@@ -66,9 +66,7 @@ def read_given(path: Path) -> tuple[Flat, Flat]:
     if path.is_dir():
         params, mask = interop.read_orbax(path)
         return _flat(params, mask, guess=mask is None)
-    with open(path, "rb") as file:
-        begin = file.read(8 + len(_OURS))
-    if begin[8:] == _OURS:
+    if is_ours(path):
         return _flat(*jaxprune.load(path))
     return _flat(interop.read_safetensors(path), None, guess=True)
 
@@ -78,6 +76,14 @@ def _flat(params: Any, mask: Any, guess: bool = False) -> tuple[Flat, Flat]:
     if guess:
         leaves = [(name, p, p != 0 if p.ndim > 1 else None) for name, p, _ in leaves]
     return {name: p for name, p, _ in leaves}, {name: m for name, _, m in leaves}
+
+
+def is_ours(path: Path) -> bool:
+    """Tells whether a path is a file of `jaxprune.save`, by its beginning."""
+    if path.is_dir():
+        return False
+    with open(path, "rb") as file:
+        return file.read(8 + len(_OURS))[8:] == _OURS
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:

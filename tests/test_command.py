@@ -104,6 +104,27 @@ def test_export_to_litert(given, tmp_path, capsys):
     np.testing.assert_allclose(made, [[-6, 11.5]])
 
 
+def test_a_file_that_carries_its_program(given, tmp_path, capsys):
+    small, out = tmp_path / "small", tmp_path / "net.stablehlo"
+    flags = ["--model", f"{__name__}:product", "--input-shape", "3"]
+    assert main(["compress", str(given), "--out", str(small), *flags]) == 0
+    chex.assert_trees_all_equal(jaxprune.load(small)[0], PARAMS)
+    command = ["export", str(small), "--to", "stablehlo", "--out", str(out)]
+    assert main(command) == 0
+    read = jax.export.deserialize(bytearray(out.read_bytes()))
+    x = np.array([[1, 2, 3], [0, 1, 0]], np.float32)
+    np.testing.assert_allclose(read.call(x), [[-6, 11.5], [0, 1]])
+    capsys.readouterr()
+    assert main(["bench", str(small), "--repeats", "2", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [row["way"] for row in told["rows"]] == ["dense"]
+    assert "give --model" in told["missing"][0]["reason"]
+    command[3] = "litert"
+    with pytest.raises(SystemExit):
+        main(command)
+    assert "that the file carries is no help" in capsys.readouterr().err
+
+
 def test_what_exits_with_1_and_2(tmp_path, capsys):
     bad, out = tmp_path / "bad", str(tmp_path / "out")
     bad.write_bytes(b"no weights at all")

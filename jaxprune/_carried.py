@@ -1,0 +1,50 @@
+"""The program that a compressed file carries beside its weights."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxprune import compress
+from jaxprune._given import Flat, file_of, is_ours, nested
+from jaxprune._paths import leaf_name
+from jaxprune.interop._stablehlo import PLATFORMS, read_exported
+
+
+def graph_bytes(
+    apply: Callable[[Any, Any], Any], params: Flat, shape: tuple[int, ...]
+) -> bytes:
+    """Exports a model as a program of flat params and inputs of any batch."""
+    (batch,) = jax.export.symbolic_shape("batch")
+    shapes = {k: jax.ShapeDtypeStruct(p.shape, p.dtype) for k, p in params.items()}
+    x = jax.ShapeDtypeStruct((batch, *shape), np.float32)
+    program = jax.jit(lambda flat, x: apply(nested(flat), x))
+    exported = jax.export.export(program, platforms=PLATFORMS)(shapes, x)
+    return bytes(exported.serialize())
+
+
+def graph_of(path: Path) -> tuple[Callable[[Any, Any], Any], tuple[int, ...]] | None:
+    """Reads the program that a file carries.
+
+    Returns:
+      A function of nested params and inputs, and the shape of an input without the
+      batch; `None` if the file carries none.
+
+    Raises:
+      ImportError: if flatbuffers, by which jax reads it, is not installed.
+      ValueError: if it is damaged, or of a newer jax.
+    """
+    path = file_of(path)
+    graph = compress.read_graph(path) if is_ours(path) else None
+    if graph is None:
+        return None
+    program = read_exported(graph, f"the graph of {path}")
+    apply = lambda params, x: program.call(_by_name(params), x)
+    return apply, tuple(program.in_avals[-1].shape[1:])
+
+
+def _by_name(params: Any) -> Flat:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {leaf_name(key): p for key, p in leaves}
