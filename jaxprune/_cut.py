@@ -80,16 +80,18 @@ def _keep_largest(again: Callable[[Array], list[Array]], keep: int) -> _Cut:
     """
 
     def set_bit(i: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
-        bit = jnp.int32(1 << 30) >> (i % 31)
-        key = found[0] | jnp.where(i < 31, bit, 0)
-        end = found[1] - jnp.where(i < 31, 0, bit)
+        # First whether the live ones suffice, with key 0; then the bits of the key, and
+        # those that the end is less than its largest by.
+        bit = jnp.where(i > 0, jnp.int32(1 << 30) >> ((i - 1) % 31), 0)
+        key = jnp.where(i < 32, jnp.maximum(found[0], 0) | bit, found[0])
+        end = jnp.where(i < 32, found[1], found[1] - bit)
         (k,) = again(key)
         reached = at_least(keep, _Cut(key, end).keeps(k, _position(k.shape, key)))
         return jnp.where(reached, key, found[0]), jnp.where(reached, end, found[1])
 
-    key, end = jax.lax.fori_loop(0, 62, set_bit, (jnp.int32(0), jnp.int32(_LAST)))
     # With fewer live ones the dead fill up; the mask keeps them dead.
-    return _Cut(jnp.where(at_least(keep, again(key)[0] >= 0), key, DEAD_KEY), end)
+    start = jnp.int32(DEAD_KEY), jnp.int32(_LAST)
+    return _Cut(*jax.lax.fori_loop(0, 63, set_bit, start))
 
 
 def _position(shape: tuple[int, ...], tie: Array) -> Array:

@@ -66,10 +66,12 @@ def fold(
     for start in range(0, shape[axis], length):
         end = min(start + length, shape[axis])
         term = terms(*(lax.slice_in_dim(x, start, end, axis=axis) for x in arrays))
-        missing = [
-            (0, (start + length - end) * (a == axis), 0) for a in range(len(shape))
-        ]
-        slices.append(lax.pad(term, jnp.asarray(unit, term.dtype), missing))
+        if end - start < length:
+            missing = [
+                (0, (start + length - end) * (a == axis), 0) for a in range(term.ndim)
+            ]
+            term = lax.pad(term, jnp.asarray(unit, term.dtype), missing)
+        slices.append(term)
     return fold(join, unit, lambda x: x, join_all(join, slices), lead=lead)
 
 
