@@ -35,8 +35,13 @@ def plan(config: Settings, network: Network, epoch: int, given: bool = False) ->
       given: whether training starts from trained weights, so that recipes that begin
         by training dense begin with the first round.
     """
-    recipes = {"paper": paper, "gradual": gradual, "rewind": rewind, "dense": dense}
-    recipes["best"] = ladder
+    recipes = {
+        "paper": paper,
+        "gradual": gradual,
+        "rewind": rewind,
+        "best": ladder,
+        "dense": dense,
+    }
     return recipes[config.pruning.recipe](config, network, epoch, given)
 
 

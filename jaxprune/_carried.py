@@ -1,6 +1,8 @@
-"""The program that a compressed file carries beside its weights."""
+"""The program that goes with weights: named by flags, or carried by their file."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxprune import compress
-from jaxprune._given import Flat, file_of, is_ours, nested
+from jaxprune._given import Flat, apply_of, file_of, is_ours, nested
 from jaxprune._paths import leaf_name
 from jaxprune.interop._stablehlo import PLATFORMS, read_exported
 
@@ -43,6 +45,37 @@ def graph_of(path: Path) -> tuple[Callable[[Any, Any], Any], tuple[int, ...]] | 
     program = read_exported(graph, f"the graph of {path}")
     apply = lambda params, x: program.call(_by_name(params), x)
     return apply, tuple(program.in_avals[-1].shape[1:])
+
+
+def model_of(
+    what: str, file: Path, model: str | None, input_shape: tuple[int, ...]
+) -> tuple[Callable[[Any, Any], Any], tuple[int, ...]]:
+    """Finds the model and its input, or exits if neither flags nor file name them."""
+    if model is not None and input_shape:
+        return apply_of(model), input_shape
+    carried = graph_of(file) if model is None and not input_shape else None
+    if carried is not None and what != "--to litert":
+        return carried
+    why = "" if carried is None else " The program that the file carries is no help."
+    print(f"error: {what} needs --model and --input-shape.{why}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+@contextmanager
+def named(
+    done: str, model: str | None, file: Path, input_shape: tuple[int, ...]
+) -> Iterator[None]:
+    """Says with which model and weights something went wrong, and makes one error."""
+    try:
+        yield
+    except (ImportError, OSError):
+        raise
+    except Exception as error:
+        # Each framework has errors of its own for weights of another shape.
+        raise ValueError(
+            f"{model or 'its program'} cannot be {done} with the weights of {file} and "
+            f"inputs of shape {input_shape}: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _by_name(params: Any) -> Flat:

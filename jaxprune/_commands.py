@@ -1,9 +1,6 @@
 """The commands of `python -m jaxprune`."""
 
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,10 +13,9 @@ from rich.table import Table
 import jaxprune
 from jaxprune import interop
 from jaxprune._bench import measure
-from jaxprune._carried import graph_bytes, graph_of
+from jaxprune._carried import graph_bytes, model_of, named
 from jaxprune._given import (
     Flat,
-    apply_of,
     file_of,
     live_of,
     nested,
@@ -86,8 +82,8 @@ def compress(
     params, mask = read_given(file)
     graph = None
     if model is not None or input_shape:
-        apply, _ = _model("compress with a program", file, model, input_shape)
-        with _named("exported", model, file, input_shape):
+        apply, _ = model_of("compress with a program", file, model, input_shape)
+        with named("exported", model, file, input_shape):
             graph = graph_bytes(apply, params, input_shape)
     jaxprune.save(out, params, mask, graph=graph)
     _say(_sizes(file, out), json)
@@ -133,9 +129,9 @@ def export(
     elif to == "safetensors":
         interop.write_safetensors(out, params)
     else:
-        apply, input_shape = _model(f"--to {to}", file, model, input_shape)
+        apply, input_shape = model_of(f"--to {to}", file, model, input_shape)
         write = _litert if to == "litert" else _stablehlo
-        with _named("exported", model, file, input_shape):
+        with named("exported", model, file, input_shape):
             write(out, apply, params, mask, input_shape)
     _say(_sizes(file, out), json)
 
@@ -165,8 +161,8 @@ def bench(
       json: print JSON and no table.
     """
     params, mask = read_given(file)
-    apply, input_shape = _model("bench", file, model, input_shape)
-    with _named("timed", model, file, input_shape):
+    apply, input_shape = model_of("bench", file, model, input_shape)
+    with named("timed", model, file, input_shape):
         told = measure(
             apply,
             nested(params),
@@ -191,37 +187,6 @@ def bench(
     Console().print(table)
     for row in told["missing"]:
         print(f"batch {row['batch']}: no {row['way']}: {row['reason']}")
-
-
-def _model(
-    what: str, file: Path, model: str | None, input_shape: tuple[int, ...]
-) -> tuple[Callable[[Any, Any], Any], tuple[int, ...]]:
-    """Finds the model and its input, or exits if neither flags nor file name them."""
-    if model is not None and input_shape:
-        return apply_of(model), input_shape
-    carried = graph_of(file) if model is None and not input_shape else None
-    if carried is not None and what != "--to litert":
-        return carried
-    why = "" if carried is None else " The program that the file carries is no help."
-    print(f"error: {what} needs --model and --input-shape.{why}", file=sys.stderr)
-    raise SystemExit(2)
-
-
-@contextmanager
-def _named(
-    done: str, model: str | None, file: Path, input_shape: tuple[int, ...]
-) -> Iterator[None]:
-    """Says with which model and weights something went wrong, and makes one error."""
-    try:
-        yield
-    except (ImportError, OSError):
-        raise
-    except Exception as error:
-        # Each framework has errors of its own for weights of another shape.
-        raise ValueError(
-            f"{model or 'its program'} cannot be {done} with the weights of {file} and "
-            f"inputs of shape {input_shape}: {type(error).__name__}: {error}"
-        ) from error
 
 
 def _stablehlo(

@@ -4,7 +4,8 @@ XLA's CPU runtime sets memory aside for every scalar of every reducer in a progr
 time that the program is called, whether the reduction runs or not. The reducers of a
 schedule that prunes one step in a hundred would so cost a small net a tenth of every
 step (0.4 us a scalar with jaxlib 0.10 on an AMD EPYC, 300 of them for three layers).
-Slices and elementwise operations have no reducers.
+Slices and elementwise operations have no reducers, and take longer to compile: of 50
+leaves, `by_std` 17 s instead of 6.
 """
 
 from collections.abc import Callable, Sequence
