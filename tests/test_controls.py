@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxprune
-from experiments import control_nets, controls, points
+from experiments import control_nets, controls, points, train
 from experiments.data.digits import Digits, Split
 from experiments.models import LENET5, LENET300
 
@@ -110,7 +110,7 @@ def test_the_command_and_going_on(tmp_path, monkeypatch, capsys):
     def never(*args, **kwargs):
         raise AssertionError("trained anew")
 
-    monkeypatch.setattr(points.train, "fit", never)
+    monkeypatch.setattr(train, "fit", never)
     assert controls.main([*flags, "--resume"]) == 0
     assert controls.main([*flags, "--resume", "--dense-epochs", "2"]) == 1
     assert "was begun with --dense-epochs 0.3" in capsys.readouterr().err

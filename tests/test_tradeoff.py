@@ -8,7 +8,7 @@ import pytest
 from matplotlib.image import imread
 
 import jaxprune
-from experiments import figures, points, tradeoff
+from experiments import figures, points, tradeoff, train
 from experiments.config import Refused
 from experiments.models import LENET300
 
@@ -80,7 +80,7 @@ def test_going_on_makes_only_what_is_missing(done, monkeypatch, capsys):
     def never(*args, **kwargs):
         raise AssertionError("trained anew")
 
-    monkeypatch.setattr(points.train, "fit", never)
+    monkeypatch.setattr(train, "fit", never)
     assert tradeoff.main([*FLAGS, "--out", str(done), "--resume"]) == 0
     assert table.read_text() == before
     table.write_text("a,b\n1,2\n")
