@@ -115,7 +115,11 @@ def settings(**best):
     )
 
 
-@pytest.mark.parametrize("network", [LENET300, LENET5], ids=lambda n: n.name)
+@pytest.mark.parametrize(
+    "network",
+    [LENET300, pytest.param(LENET5, marks=pytest.mark.slow)],
+    ids=lambda n: n.name,
+)
 def test_each_stage_ends_at_its_target_on_weights(network):
     images = jnp.zeros((1, 28, 28, 1))
     params = network.module.init(jax.random.key(0), images)["params"]
@@ -196,6 +200,7 @@ def forward(weights, images):
     return x
 
 
+@pytest.mark.slow
 def test_a_run_leaves_a_net_for_each_target(tmp_path, capsys, monkeypatch):
     out = tmp_path / "run"
     fit, calls = train.fit, []

@@ -223,6 +223,7 @@ FLAGS = (
 ).split()
 
 
+@pytest.mark.slow
 def test_a_run_killed_with_sigkill_resumes_to_the_same_bits(tmp_path, capsys):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     command = [sys.executable, "-m", "experiments.lenet300_prune", *FLAGS, "--out"]

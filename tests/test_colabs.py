@@ -42,6 +42,7 @@ def test_all_install_from_the_repository_that_the_package_names():
         assert addresses == [project["urls"]["Repository"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path", [path for path in COLABS if path != VGG16], ids=lambda path: path.stem
 )

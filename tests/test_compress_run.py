@@ -49,6 +49,7 @@ def read(path):
     return list(csv.DictReader(path.read_text().splitlines()))
 
 
+@pytest.mark.slow
 def test_two_seeds_are_compressed(tmp_path, capsys):
     params = [write_run(tmp_path / f"seed{seed}", seed) for seed in (0, 1)]
     given = ["--run", str(tmp_path), "--epochs", "0.1", "--bits", "fc1/*=3,**=2"]

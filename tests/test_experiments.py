@@ -728,6 +728,7 @@ def test_lenet5_by_the_paper_prunes_and_retrains(tmp_path, capsys):
     assert "error, pruned" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_lenet300_runs_on_the_whole_of_mnist(tmp_path, capsys):
     out = tmp_path / "run"

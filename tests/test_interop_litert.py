@@ -177,8 +177,16 @@ BLOCKS = {f"conv{b}_{i}": 4 + b for b in range(1, 6) for i in (1, 2, 3)}
     ("module", "shape"),
     [
         (models.ALEXNET_CIFAR10.module.clone(widths=SMALL), (32, 32, 3)),
-        (models.ALEXNET_TORCHVISION.module.clone(widths=SMALL), (67, 67, 3)),
-        (models.VGG16(units=16, classes=7, widths=BLOCKS), (64, 64, 3)),
+        pytest.param(
+            models.ALEXNET_TORCHVISION.module.clone(widths=SMALL),
+            (67, 67, 3),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            models.VGG16(units=16, classes=7, widths=BLOCKS),
+            (64, 64, 3),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_networks_of_narrow_layers(module, shape):

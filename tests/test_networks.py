@@ -296,7 +296,7 @@ def test_rates_are_traced_and_used(name):
         traces.append(rates)
         return module.apply({"params": params}, images, rates, key)
 
-    dense = module.apply({"params": params}, images)
+    dense = jax.jit(module.apply)({"params": params}, images)
     none = logits(dict.fromkeys(NETWORKS[name].rates, 0.0), jax.random.key(0))
     scale = float(abs(dense).max())
     np.testing.assert_allclose(none, dense, rtol=1e-4, atol=1e-5 * scale)

@@ -289,6 +289,7 @@ def frameworks():
     }
 
 
+@pytest.mark.slow
 def test_every_framework_gives_the_same_table():
     x = jax.random.normal(jax.random.key(1), SHAPE)
     large = lambda p: np.abs(p) > np.median(np.abs(p))

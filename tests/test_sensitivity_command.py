@@ -65,6 +65,7 @@ def read(path):
     return list(csv.DictReader(path.read_text().splitlines()))
 
 
+@pytest.mark.slow
 def test_the_tables_of_a_scan(weights, tmp_path, capsys):
     path, params = weights
     out = tmp_path / "out"

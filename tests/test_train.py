@@ -331,6 +331,7 @@ def stop_at(monkeypatch, step):
     monkeypatch.setattr(Streamed, "arrays", stopping)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_run_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     rounds = []
     note = lambda name, params, mask, errors: rounds.append(name)

@@ -140,7 +140,15 @@ def nested(flat):
     return out
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=[pytest.mark.slow] * (name in ("VGG-16", "SqueezeNet"))
+        )
+        for name in NETS
+    ],
+)
 def test_the_smaller_net_computes_the_same_and_trains_on(name):
     network, shapes, x = small_network(name)
     params, mask = map(nested, flat_pruned(network, shapes))
