@@ -4,8 +4,11 @@
 
 Each pruned step is timed in turn with the dense one and the ratio of the pairs is
 taken, in steady state: the schedule prunes every 100 steps, and the steps on which it
-does are timed apart. Memory is what the compiled step says of itself, with params and
-state donated in both: temporary bytes a weight more than the dense step.
+does are timed apart. Where its params happen to lie in memory makes a step faster or
+slower by some percent, so both sides make their params and state anew several times,
+and the ratio is the median over these of the median of the pairs. Memory is what the
+compiled step says of itself, with params and state donated in both: temporary bytes a
+weight more than the dense step.
 """
 
 import sys
@@ -22,7 +25,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,8 +39,9 @@ from experiments.bench._common import hardware, write_csv
 
 
 PERIOD = 100
-WARM = 5  # pairs left out at the start
-FEWEST = WARM + 3  # pairs that leave two: the first of all is of a pruning step
+MAKES = 10  # times that the params and the state are made anew
+WARM = 5  # pairs left out each time, at the start
+FEWEST = MAKES * (WARM + 3)  # pairs that leave two: the first is of a pruning step
 
 # Units of each layer, the input first, and digits or images a step.
 STACKS = {
@@ -52,8 +56,8 @@ class Options:
 
     #: Stacks to run: names, or parts of them.
     stacks: tuple[str, ...] = ("LeNet", "AlexNet")
-    #: Pairs of steps timed; a large stack gets a twentieth of them.
-    pairs: int = 1000
+    #: Pairs of steps timed; a large stack gets a tenth of them.
+    pairs: int = 2000
     #: Where the CSV goes.
     out: Path = Path("experiments/results/bench_step.csv")
 
@@ -93,21 +97,27 @@ class Run:
 
     def __init__(self, tx: optax.GradientTransformation, units: tuple[int, ...], x, y):
         """Compiles the step."""
-        key = jax.random.key(0)
+        self.tx = tx
+        self.units = units
         self.batch = (x, y)
+        self.make()
+        self.weights = sum(p.size for p in jax.tree.leaves(self.params))
+        step = make_step(tx, len(units) - 1)
+        self.step = step.lower(self.params, self.state, *self.batch).compile()
+        self.temporary = self.step.memory_analysis().temp_size_in_bytes
+
+    def make(self) -> None:
+        """Makes the params and the state anew."""
+        key = jax.random.key(0)
         self.params = {
             f"fc{i}": {
                 "kernel": jax.random.normal(jax.random.fold_in(key, i), (m, n))
                 / jnp.sqrt(m),
                 "bias": jnp.zeros(n),
             }
-            for i, (m, n) in enumerate(itertools.pairwise(units))
+            for i, (m, n) in enumerate(itertools.pairwise(self.units))
         }
-        self.weights = sum(p.size for p in jax.tree.leaves(self.params))
-        self.state = tx.init(self.params)
-        step = make_step(tx, len(units) - 1)
-        self.step = step.lower(self.params, self.state, *self.batch).compile()
-        self.temporary = self.step.memory_analysis().temp_size_in_bytes
+        self.state = self.tx.init(self.params)
 
     def time(self) -> float:
         """Runs a step and gives its seconds."""
@@ -115,6 +125,32 @@ class Run:
         self.params, self.state = self.step(self.params, self.state, *self.batch)
         jax.block_until_ready(self.params)
         return time.perf_counter() - start
+
+
+class Times(NamedTuple):
+    """Seconds.
+
+    Attributes:
+      steady: dense and pruned, of each pair in steady state.
+      pruning: of the steps that pruned.
+    """
+
+    steady: list[tuple[float, float]]
+    pruning: list[float]
+
+
+def timed(dense: Run, pruned: Run, pairs: int) -> Times:
+    """Times pairs of steps from params and a state made anew, the order in turn."""
+    dense.make()
+    pruned.make()
+    times = Times([], [])
+    for i in range(pairs):
+        seconds = {run: run.time() for run in ((dense, pruned), (pruned, dense))[i % 2]}
+        if i % PERIOD:
+            times.steady.append((seconds[dense], seconds[pruned]))
+        elif i or pairs <= PERIOD:  # the first of several also touches new memory
+            times.pruning.append(seconds[pruned])
+    return Times(times.steady[WARM:], times.pruning)
 
 
 def measure(name: str, optimizer: str, pairs: int) -> list[dict[str, Any]]:
@@ -127,12 +163,9 @@ def measure(name: str, optimizer: str, pairs: int) -> list[dict[str, Any]]:
     for schedule_name, schedule in schedules().items():
         dense = Run(inner, units, x, y)
         pruned = Run(jaxprune.prune(inner, schedule), units, x, y)
-        times: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
-        for i in range(pairs):
-            pair = [(r, r.time()) for r in ((dense, pruned), (pruned, dense))[i % 2]]
-            d, p = (next(t for r, t in pair if r is run) for run in (dense, pruned))
-            times[i % PERIOD == 0].append((d, p))
-        steady = times[False][WARM:]
+        made = [timed(dense, pruned, pairs // MAKES) for _ in range(MAKES)]
+        steady = [pair for one in made for pair in one.steady]
+        ratios = [statistics.median(p / d for d, p in one.steady) for one in made]
         extra = (pruned.temporary - dense.temporary) / dense.weights
         rows.append(
             {
@@ -141,13 +174,15 @@ def measure(name: str, optimizer: str, pairs: int) -> list[dict[str, Any]]:
                 "optimizer": optimizer,
                 "schedule": schedule_name,
                 "weights": dense.weights,
+                "makes": MAKES,
                 "pairs": len(steady),
                 "dense_ms": 1e3 * statistics.median(d for d, _ in steady),
                 "pruned_ms": 1e3 * statistics.median(p for _, p in steady),
-                "ratio": statistics.median(p / d for d, p in steady),
-                # The first one is left out: it also touches new memory.
+                "ratio": statistics.median(ratios),
+                "ratio_lowest": min(ratios),
+                "ratio_highest": max(ratios),
                 "pruning_step_ms": 1e3
-                * statistics.median(p for _, p in times[True][1:] or times[True]),
+                * statistics.median(p for one in made for p in one.pruning),
                 "temp_bytes_per_weight_dense": dense.temporary / dense.weights,
                 "temp_bytes_per_weight_more": extra,
             }
@@ -176,13 +211,14 @@ def run(options: Options) -> None:
     for name, (units, _) in STACKS.items():
         if any(part in name for part in options.stacks):
             large = sum(m * n for m, n in itertools.pairwise(units)) > 10**7
-            pairs = max(options.pairs // 20, FEWEST) if large else options.pairs
+            pairs = max(options.pairs // 10, FEWEST) if large else options.pairs
             for optimizer in ("sgd", "adam"):
                 rows += measure(name, optimizer, pairs)
     table = Table(title="A training step with pruning beside the dense one")
-    for column in ("stack", "optimizer", "schedule", "dense ms", "pruned ms", "ratio"):
-        table.add_column(column, justify="right" if "ms" in column else "left")
-    table.add_column("pruning step ms", justify="right")
+    for column in ("stack", "optimizer", "schedule"):
+        table.add_column(column)
+    for column in ("dense ms", "pruned ms", "ratio", "of makes", "pruning step ms"):
+        table.add_column(column, justify="right")
     table.add_column("temporary bytes\na weight more", justify="right")
     for row in rows:
         table.add_row(
@@ -192,6 +228,7 @@ def run(options: Options) -> None:
             f"{row['dense_ms']:.3f}",
             f"{row['pruned_ms']:.3f}",
             f"{row['ratio']:.3f}",
+            f"{row['ratio_lowest']:.3f}-{row['ratio_highest']:.3f}",
             f"{row['pruning_step_ms']:.2f}",
             f"{row['temp_bytes_per_weight_more']:.2f}",
         )
