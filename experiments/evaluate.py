@@ -13,6 +13,14 @@ an odd margin is rounded up, 61.5% and 82.6%. On the whole validation set its au
 report 57.5% and 80.3%.
 """
 
+import sys
+
+from experiments.start import start
+
+
+if __name__ == "__main__":  # before the imports, which take seconds
+    sys.exit(start("experiments.evaluate"))
+
 import dataclasses
 import sys
 import time
@@ -154,7 +162,3 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -10,6 +10,14 @@ non-zero activations on the digits that the run was judged on, and writes beside
     report.html   that table, storage, energy and the pictures in one file
 """
 
+import sys
+
+from experiments.start import start
+
+
+if __name__ == "__main__":  # before the imports, which take seconds
+    sys.exit(start("experiments.page"))
+
 import json
 import sys
 from collections.abc import Iterator
@@ -178,12 +186,10 @@ def make(
 def main(args: list[str] | None = None) -> int:
     """Runs the command line; gives the exit code."""
     try:
-        tyro.cli(make, args=args, description=__doc__)
+        tyro.cli(
+            make, prog="python -m experiments.page", args=args, description=__doc__
+        )
     except (Refused, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -30,6 +30,9 @@ def start(module: str) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
         code = INTERRUPTED
+    except BrokenPipeError:  # who read what is printed has read enough: `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
     if code == INTERRUPTED:
         # XLA's threads may still run code that Python's own end takes away: a crash.
         sys.stdout.flush()

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import toy
 
 from experiments import data, judge, recipes, train
 from experiments.config import Devices, Pruning, Run, Training
@@ -113,8 +114,7 @@ def fit(folder: Path, mesh: str = "data=1", config=CONFIG, fsdp=False, **given):
     params = given.pop("params", "drawn")
     if isinstance(params, str):
         images = jnp.zeros((1, *NETWORK.input))
-        params = NETWORK.module.init(jax.random.key(7), images)["params"]
-        params = jax.device_get(params)
+        params = jax.device_get(toy.drawn(NETWORK.module, images, seed=7))
     task = make_task(layout, config.training.batch, config.run.seed)
     epoch = task.feed.steps_per_epoch
     plan = recipes.plan(config, NETWORK, epoch, params is not None)

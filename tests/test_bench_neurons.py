@@ -40,6 +40,7 @@ def numpys(params, x):
     return x
 
 
+@pytest.mark.slow
 def test_sizes_and_the_smaller_weights(run, tmp_path, capsys):
     path, params = run
     out = tmp_path / "neurons.csv"

@@ -5,6 +5,7 @@ import csv
 import jax
 import numpy as np
 import pytest
+import toy
 
 import jaxprune
 from experiments import control_nets, controls, points, train
@@ -14,8 +15,7 @@ from experiments.models import LENET5, LENET300
 
 def drawn(network, seed=0):
     images = np.zeros((1, *network.input), np.float32)
-    params = network.module.init(jax.random.key(seed), images)["params"]
-    return jax.device_get(params)
+    return jax.device_get(toy.drawn(network.module, images, seed=seed))
 
 
 DENSE = drawn(LENET300)
@@ -52,6 +52,7 @@ def test_controls_keep_the_ratios_of_the_layers(control):
     jax.tree.map(np.testing.assert_array_equal, start, again)
 
 
+@pytest.mark.slow
 def test_a_small_dense_net_is_the_widest_that_fits():
     """Counted by hand: 784 a + a b + 10 b weights of units a and b."""
     for weights in (266_200, 133_100, 8_318):

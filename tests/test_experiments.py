@@ -651,6 +651,7 @@ def read_log(out):
     return [json.loads(line) for line in lines]
 
 
+@pytest.mark.slow
 def test_a_layer_at_the_floor_is_warned_of(tmp_path, capsys):
     out = tmp_path / "run"
     flags = f"--quality fc2/*=1000,**=1 --dense-epochs 0.1 --retrain-epochs 0.1 \
@@ -719,6 +720,7 @@ def test_lenet300_gradual_reaches_its_target(tmp_path, capsys):
     assert judged == [1.0, 2.0]
 
 
+@pytest.mark.slow
 def test_lenet5_by_the_paper_prunes_and_retrains(tmp_path, capsys):
     out = tmp_path / "run"
     flags = f"--dense-epochs 0.2 --rounds 1 --retrain-epochs 0.1 --out {out}"

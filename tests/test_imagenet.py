@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import toy
 from safetensors.numpy import load_file
 from small_task import CONFIG, NETWORK
 
@@ -154,7 +155,7 @@ def masks_by_step(config, epoch, given=False):
     """Runs a plan on params of the small network that never move."""
     plan = recipes.plan(config, NETWORK, epoch, given)
     images = jnp.zeros((1, *NETWORK.input))
-    params = NETWORK.module.init(jax.random.key(0), images)["params"]
+    params = toy.drawn(NETWORK.module, images)
     state, kept = plan.tx.init(params), []
     update = jax.jit(plan.tx.update)
     for _ in range(plan.steps):

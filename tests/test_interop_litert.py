@@ -84,6 +84,7 @@ def test_litert_computes_the_same_as_numpy(batch, densest, density, tmp_path):
     np.testing.assert_allclose(made, outputs(params, x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_lenet5_on_digits(monkeypatch):
     """On digits, whichever way the network writes its convolutions."""
     shape = (28, 28, 1)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy
 
 from experiments import models
 from experiments.models import alexnet, layers
@@ -229,8 +230,7 @@ def small(name) -> Any:
     module, side = SMALL[name]
     images = images_of(NETWORKS[name], 2, side)
     images = jax.random.normal(jax.random.key(1), images.shape)
-    params = jax.jit(module.init)(jax.random.key(0), images)["params"]
-    return module, params, images
+    return module, toy.drawn(module, images), images
 
 
 def rows_of(link, unit, units, rows):
@@ -318,10 +318,11 @@ def test_torchvisions_dropouts():
         hidden=(alexnet.Dense(16), alexnet.Dense(16)), classes=10
     )
     images = jax.random.normal(jax.random.key(1), (1, 63, 63, 3))
-    params: Any = jax.jit(module.init)(jax.random.key(0), images)["params"]
+    params: Any = toy.drawn(module, images)
     rates = {"conv5": jnp.float32(1 - 1e-7), "fc6": 0.0}  # every unit dropped
     silent = params["fc6"]["bias"] + 0
-    got = module.apply({"params": params}, images, rates, jax.random.key(2))
+    apply = jax.jit(module.apply)
+    got = apply({"params": params}, images, rates, jax.random.key(2))
     x = jax.nn.relu(silent)
     for layer in ("fc7", "fc8"):
         x = jax.nn.relu(x) @ params[layer]["kernel"] + params[layer]["bias"]
@@ -348,8 +349,10 @@ def test_bfloat16_is_of_the_computation_alone(name):
 @pytest.mark.parametrize("name", ["LeNet-5", "AlexNet-CIFAR10"])
 def test_bfloat16_gives_nearly_the_same(name):
     module, params, images = small(name)
-    exact = module.apply({"params": params}, images)
-    half = module.clone(dtype=jnp.bfloat16).apply({"params": params}, images)
+    narrow = module.clone(dtype=jnp.bfloat16)
+    exact, half = (
+        jax.jit(m.apply)({"params": params}, images) for m in (module, narrow)
+    )
     error = float(abs(half - exact).max() / abs(exact).max())
     assert 1e-5 < error < 0.05
 

@@ -172,6 +172,7 @@ def test_weights_that_saw_all_digits_are_refused(weights, tmp_path, capsys):
     assert "is of LeNet-300-100, expected LeNet-5" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_stages_are_the_network_from_any_change_on():
     rng = np.random.default_rng(0)
     # Small photographs: every stage still has something to do.

@@ -159,6 +159,7 @@ def test_a_solution_prunes_to_its_total_and_is_a_base():
     assert around.value == pytest.approx(dense - float(evaluate(pruned)), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_quality_kills_what_the_sparsity_kills():
     params = jax.tree.map(lambda w: jnp.round(w, 2), make_params())  # ties
     shares = {"fc1/kernel": 0.37, "**": 0.81}

@@ -106,6 +106,7 @@ def prune_units(tree, axes, seed=1):
     return jaxprune.apply_mask(tree, mask), mask
 
 
+@pytest.mark.slow
 def test_equinox_layers_with_channels_first():
     """Kernels (out, in, ...), biases (out, 1, 1), and a flatten over channels first."""
     keys = jax.random.split(jax.random.key(0), 4)

@@ -219,6 +219,7 @@ def test_flatten_and_offsets_follow():
     assert small.params["fc1"]["kernel"].shape[0] == 16 * kept
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.skipif("JAXPRUNE_DATA" not in os.environ, reason="JAXPRUNE_DATA not set")
 def test_the_published_squeezenet_has_one_dead_unit():

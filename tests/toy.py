@@ -35,6 +35,20 @@ def batches(steps, dtype=np.float32):
     ]
 
 
+def drawn(module, *inputs, seed=0):
+    """Params of a flax module; flax's own draws take seconds to compile."""
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+
+    def draw(path, p):
+        if len(p.shape) < 2:
+            return jnp.full(p.shape, float(path[-1].key == "scale"), p.dtype)
+        scale = (2 / np.prod(p.shape[:-1])) ** 0.5
+        return jnp.asarray(scale * rng.normal(size=p.shape), p.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
 def by_name(tree):
     """A tree as a dict from leaf name to NumPy array."""
     pairs = jax.tree_util.tree_leaves_with_path(tree)

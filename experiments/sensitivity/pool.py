@@ -7,6 +7,14 @@ networks that were trained apart and judged on the same examples. The standard e
 then one over examples, which the networks have in common.
 """
 
+import sys
+
+from experiments.start import start
+
+
+if __name__ == "__main__":  # before the imports, which take seconds
+    sys.exit(start("experiments.sensitivity.pool"))
+
 import csv
 import sys
 from pathlib import Path
@@ -88,7 +96,3 @@ def main(args: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
