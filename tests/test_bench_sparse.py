@@ -49,7 +49,7 @@ def test_others_compute_what_the_module_does(name):
     whole, x = within(net)
     want = np.asarray(network.module.apply({"params": net.params}, x))
     assert np.ptp(want, axis=0).max() > 1e-2 * abs(want).max()  # images differ
-    for side in ("PyTorch dense", "PyTorch CSR", "ONNX Runtime dense"):
+    for side in ("torch dense", "torch CSR", "ONNX dense"):
         got = OTHERS[side](net, whole, 1)(x).output()
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * abs(want).max())
 
@@ -84,8 +84,8 @@ def test_rows_of_every_side():
     at = lambda side: found["fc1", 1, side]
     assert at(DENSE)["weight_bytes"] == 4 * (784 * 300 + 300)
     assert at("SciPy CSR")["weight_bytes"] == 8 * alive + 4 * 301 + 4 * 300
-    assert at("PyTorch CSR")["weight_bytes"] == 8 * alive + 4 * 301 + 4 * 300
-    slots = at("sparse float32")["weight_bytes"] - at("sparse int8")["weight_bytes"]
+    assert at("torch CSR")["weight_bytes"] == 8 * alive + 4 * 301 + 4 * 300
+    slots = at("sparse f32")["weight_bytes"] - at("sparse int8")["weight_bytes"]
     assert 3 * alive <= slots + 4 * 300 <= 4.5 * alive  # 3 bytes less, padding too
     file = at("LiteRT dense")["weight_bytes"] - at(DENSE)["weight_bytes"]
     assert 0 < file < 4096
@@ -100,7 +100,7 @@ def test_a_convolution_has_what_it_can_have():
     rows, missing = measure(conv, [2], 1, pairs=1, seconds=0)
     assert {row["layer"] for row in rows} == {"conv2"}
     sides = {row["side"]: row for row in rows}
-    left = {"sparse float32", "sparse int8", "SciPy CSR", "PyTorch CSR"}
+    left = {"sparse f32", "sparse int8", "SciPy CSR", "torch CSR"}
     assert set(sides) == set(SIDES) - left
     assert {name.rpartition(", ")[2] for name in missing} == left
     assert sides[CHOSEN]["form"] == "dense"
@@ -125,7 +125,7 @@ def test_times_are_compared_in_pairs():
 def test_what_takes_no_time_is_called_more_often():
     side = Side(lambda: time.sleep(0.001), lambda: np.ones(1), 1)
     (row,) = timed({DENSE: side}, 2, 0.1)
-    assert 20 <= row["pairs"] <= 100
+    assert 10 <= row["pairs"] <= 50  # a call to warm up, a call that is timed
 
 
 def test_the_command_writes_adds_and_tells(tmp_path, capsys, monkeypatch):

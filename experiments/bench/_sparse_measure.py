@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.bench._common import hardware, interleave, write_csv
+from experiments.bench._common import hardware, write_csv
 from experiments.bench._sparse_files import litert_dense, litert_sparse, onnx_dense
 from experiments.bench._sparse_nets import NETWORKS, Case, Net, make_net
 from experiments.bench._sparse_others import scipy_csr, torch_csr, torch_dense
@@ -33,14 +33,15 @@ from experiments.bench._sparse_sides import (
 
 OTHERS: Mapping[str, Callable[[Net, Case, int], Maker]] = {
     "SciPy CSR": scipy_csr,
-    "PyTorch dense": torch_dense,
-    "PyTorch CSR": torch_csr,
-    "ONNX Runtime dense": onnx_dense,
+    "torch dense": torch_dense,
+    "torch CSR": torch_csr,
+    "ONNX dense": onnx_dense,
     "LiteRT dense": litert_dense,
     "LiteRT sparse": litert_sparse,
 }
 SIDES = (*FORMS, *OTHERS)
 MOST = 301  # calls of each side, of those that take microseconds
+LONG = 0.01
 FLOOR = 0.95  # of the dense speed, which no layer that is chosen may fall below
 
 
@@ -103,11 +104,7 @@ def timed(
     """
     outputs = {name: side.output() for name, side in sides.items()}
     calls = {name: side.call for name, side in sides.items()}
-    start = time.perf_counter()
-    for call in calls.values():
-        call()
-    rounds = int(seconds / (time.perf_counter() - start))
-    times = interleave(calls, max(pairs, min(MOST, rounds)))
+    times = in_turn(calls, pairs, seconds)
     want, base = outputs[DENSE], times[DENSE]
     scale = float(np.abs(want).max(initial=0)) or 1.0
     rows = []
@@ -129,6 +126,39 @@ def timed(
             }
         )
     return rows
+
+
+def in_turn(
+    calls: Mapping[str, Callable[[], Any]], pairs: int, seconds: float
+) -> dict[str, list[float]]:
+    """Times functions in turn, in an order drawn anew for each round.
+
+    Before a call that is timed, the same function is called once more, so that its
+    weights are as near to the processor as when nothing else runs; not if it takes more
+    than `LONG` seconds, where that no longer matters. In a fixed order, or one that is
+    reversed every time, the functions at either end would be the only ones to follow
+    upon themselves: equal programs differed by a third.
+    """
+    once: dict[str, float] = {}
+    for name, call in calls.items():
+        call()  # compiles
+        call()
+        once[name] = _seconds(call)
+    total = sum(t * (1 if t > LONG else 2) for t in once.values())
+    draw = np.random.default_rng(0)
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(max(pairs, min(MOST, int(seconds / total)))):
+        for name in draw.permutation(list(calls)):
+            if once[name] <= LONG:
+                calls[name]()
+            times[name].append(_seconds(calls[name]))
+    return times
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def versions() -> dict[str, str]:

@@ -37,7 +37,7 @@ Maker = Callable[[np.ndarray], Side]
 # made for. A kernel of another kind is one more line.
 FORMS: dict[str, Callable[[Any, Any, int], Any]] = {
     DENSE: lambda params, mask, batch: params,
-    "sparse float32": lambda params, mask, batch: sparse.sparsify(
+    "sparse f32": lambda params, mask, batch: sparse.sparsify(
         params, mask, where=_matrices
     ),
     "sparse int8": lambda params, mask, batch: sparse.sparsify(

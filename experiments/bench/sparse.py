@@ -7,9 +7,10 @@
 Each layer and the whole of the paper's networks, pruned at random to its densities
 (tables 2 to 5), are run dense by XLA, sparse by `jaxprune.sparse` in float32 and int8,
 as `sparsify` chooses, and by SciPy, PyTorch, ONNX Runtime and LiteRT where they are
-installed. All sides of a case are timed in turn in one process, and the ratio to dense
-XLA is the median over the pairs. Threads are settings of a process, so every network
-and every number of threads has a process of its own.
+installed. All sides of a case are timed in turn in one process, short calls right after
+the same call untimed, and the ratio to dense XLA is the median over the pairs. Threads
+are settings of a process, so every network and every number of threads has a process of
+its own.
 
 Bytes are those of weights and biases as they are kept to be run, for LiteRT those of
 its file; int8 rounds, and its error stands in the column of the difference. A layer
@@ -35,6 +36,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -159,27 +161,28 @@ def process(
 
 
 def tables(rows: list[dict[str, Any]]) -> list[Table]:
-    """Makes the tables that are printed, one for each number of threads."""
+    """Makes the tables that are printed, for each network and number of threads."""
+    groups: dict[tuple[str, str], dict[tuple[str, str], dict[str, Any]]] = {}
+    for row in rows:
+        cases = groups.setdefault((row["network"], row["threads"]), {})
+        cases.setdefault((row["layer"], row["batch"]), {})[row["side"]] = row
     made = []
-    for threads in sorted({row["threads"] for row in rows}):
-        of = [row for row in rows if row["threads"] == threads]
-        names = [n for n in SIDES if any(row["side"] == n for row in of)]
+    for (network, threads), cases in groups.items():
+        names = [n for n in SIDES if any(n in case for case in cases.values())]
         table = Table(
-            title=f"Times as fast as dense XLA; threads: {threads}",
-            caption=f"{of[0]['cpu']}, jax {of[0]['jax']}",
+            title=f"{network}, threads: {threads}; times as fast as dense XLA",
+            caption=f"{rows[0]['cpu']}, jax {rows[0]['jax']}",
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+            show_edge=False,
         )
-        for column in ("network", "layer", "batch", f"{DENSE}\nms"):
-            table.add_column(column)
-        for name in names:
-            if name != DENSE:
-                table.add_column(name.replace(" ", "\n"), justify="right")
-        cases: dict[tuple[str, ...], dict[str, Any]] = {}
-        for row in of:
-            key = (row["network"], row["layer"], row["batch"])
-            cases.setdefault(key, {})[row["side"]] = row
+        table.add_column("layer")
+        for column in ("batch", f"{DENSE}, ms", *names[1:]):
+            table.add_column(column.replace(" ", "\n"), justify="right")
         for key, case in cases.items():
-            cells = [case[n]["times_as_fast"] if n in case else "" for n in names]
-            table.add_row(*key, case[DENSE]["median_ms"], *cells[1:])
+            told = [f"{float(case[n]['times_as_fast']):.2f}" if n in case else ""
+                    for n in names[1:]]  # fmt: skip
+            table.add_row(*key, f"{float(case[DENSE]['median_ms']):.3g}", *told)
         made.append(table)
     return made
 
