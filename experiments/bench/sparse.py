@@ -239,7 +239,8 @@ def main(args: list[str] | None = None) -> int:
         args=args,
     )
     try:
-        run(settings, Console())
+        # Tables are 86 columns wide; a file takes them whole.
+        run(settings, Console(width=None if sys.stdout.isatty() else 100))
     except Refused as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
