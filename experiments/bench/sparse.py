@@ -64,7 +64,7 @@ class Settings:
     """What is timed; dense XLA always is."""
     pairs: int = 21
     """Timed calls of each side, at the least."""
-    seconds: float = 1.0
+    seconds: float = 0.5
     """What a layer with one batch may take where more calls fit into it."""
     add: bool = False
     """Keep the rows of the CSV that are not measured anew."""
