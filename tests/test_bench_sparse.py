@@ -13,7 +13,8 @@ from experiments.bench._sparse_sides import CHOSEN, DENSE, Side
 from experiments.models import ALEXNET, LENET5, LENET300, VGG16_CAFFE
 
 
-pytest.importorskip("torch", reason="PyTorch is one of the sides")
+for package in ("torch", "onnx", "onnxruntime", "ai_edge_litert.interpreter"):
+    pytest.importorskip(package, reason="the extra bench is what it is timed beside")
 SMALL = {f"conv{i}": 4 * i for i in range(1, 6)} | {"fc6": 24, "fc7": 16}
 
 
@@ -43,8 +44,6 @@ def within(net, batch=2):
 @pytest.mark.parametrize("name", ["LeNet-5", "AlexNet", "VGG-16"])
 def test_others_compute_what_the_module_does(name):
     """Layer lists, orders of axes and rows: a wrong one shows in the outputs."""
-    pytest.importorskip("onnxruntime", reason="ONNX Runtime is one of the sides")
-    pytest.importorskip("onnx", reason="ONNX Runtime's model is written by it")
     net, network = small(name)
     whole, x = within(net)
     want = np.asarray(network.module.apply({"params": net.params}, x))
