@@ -89,13 +89,13 @@ def patches(layer: nn.Conv, x: jax.Array) -> jax.Array:
             f"{layer.name} has {layer.feature_group_count} groups and dilations "
             f"{dilations}, expected none."
         )
-    size = tuple(layer.kernel_size)
+    size = tuple(np.atleast_1d(layer.kernel_size).tolist())
     steps = np.broadcast_to(layer.strides or 1, 2)
     padding = layer.padding
     if isinstance(padding, str):
         borders = lax.padtype_to_pads(x.shape[1:3], size, tuple(steps), padding)
     else:
-        sides = [padding] * 2 if isinstance(padding, int) else padding
+        sides: Any = [padding] * 2 if isinstance(padding, int) else padding
         borders = [(p, p) if isinstance(p, int) else tuple(p) for p in sides]
     x = jnp.pad(x, ((0, 0), *borders, (0, 0)))
     height, width = (

@@ -79,7 +79,7 @@ def test_rows_of_every_side():
         assert far < 0.05 if side == "sparse int8" else far <= 1e-5
     assert float(found["whole", 3, "sparse int8"]["difference"]) > 1e-4
     # 4 bytes a weight, a bias, a value, an index; an end of each row and one more.
-    alive = int(net.mask["fc1"]["kernel"].sum())
+    alive = np.count_nonzero(net.params["fc1"]["kernel"])
     at = lambda side: found["fc1", 1, side]
     assert at(DENSE)["weight_bytes"] == 4 * (784 * 300 + 300)
     assert at("SciPy CSR")["weight_bytes"] == 8 * alive + 4 * 301 + 4 * 300

@@ -83,7 +83,7 @@ def measure(settings: Settings, folder: Path) -> list[dict[str, Any]]:
     load = round(os.getloadavg()[0], 2)
     run = page.read(folder, settings.data_dir)
     digits = data.load(run.data).judge
-    x = np.float32(digits.images) / np.float32(255)
+    x = digits.images.astype(np.float32) / np.float32(255)
     made = files_of(run)
     params = jax.device_put(run.params)
     forward = jax.jit(lambda p, x: run.network.module.apply({"params": p}, x))
