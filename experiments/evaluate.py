@@ -11,6 +11,9 @@ does, top-1 is 64.7% and top-5 85.8%. With `--squash False`, the shorter side at
 they are 62.4% and 83.3%; with the crop one pixel further right and down, where half of
 an odd margin is rounded up, 61.5% and 82.6%. On the whole validation set its authors
 report 57.5% and 80.3%.
+
+`--sparse` also runs every layer as a product without dead weights, convolutions too,
+and counts the photographs of which both say the same: all 1,000.
 """
 
 import sys
@@ -35,6 +38,7 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxprune
+from experiments.agreement import Agreement, compare, watched
 from experiments.config import Refused
 from experiments.data.images import make_batches
 from experiments.data.settings import Images
@@ -85,6 +89,8 @@ class Options:
     batch: int = 50
     #: Type of the computation.
     dtype: Literal["float32", "bfloat16"] = "float32"
+    #: Run every layer without its dead weights, too, and compare.
+    sparse: bool = False
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -122,7 +128,11 @@ def run(options: Options) -> dict[str, Any]:
             f"{network.classes} of {network.name}."
         )
     batches = make_batches(source, settings, batch=options.batch, seed=None)
-    found = make_accuracy(network)(params, batches)
+    agreement = Agreement()
+    seen = batches
+    if options.sparse:
+        seen = watched(compare(network, params, mask), batches, agreement)
+    found = make_accuracy(network)(params, seen)
     if not found.images:
         raise Refused(f"no photograph of {options.split!r} could be read.")
 
@@ -138,6 +148,12 @@ def run(options: Options) -> dict[str, Any]:
         "top1_percent": 100 * found.top1 / found.images,
         "top5_percent": 100 * found.top5 / found.images,
     }
+    if options.sparse:
+        result |= {
+            "sparse_top1_percent": 100 * agreement.top1 / found.images,
+            "same_class": agreement.same,
+            "difference": agreement.difference,
+        }
     table = Table(title=f"{network.name}, {options.weights.name}", title_justify="left")
     table.add_column("")
     table.add_column("", justify="right")
@@ -147,6 +163,10 @@ def run(options: Options) -> dict[str, Any]:
     table.add_row("left out, broken", f"{result['broken']:,}")
     table.add_row("top-1", f"{result['top1_percent']:.2f}%")
     table.add_row("top-5", f"{result['top5_percent']:.2f}%")
+    if options.sparse:
+        table.add_row("top-1, sparse", f"{result['sparse_top1_percent']:.2f}%")
+        table.add_row("same class", f"{agreement.same:,}")
+        table.add_row("largest difference", f"{agreement.difference:.1e}")
     table.add_row("seconds", f"{time.perf_counter() - began:.0f}")
     Console().print(table)
     return result

@@ -1,0 +1,98 @@
+"""The sides of the sparse benchmark that JAX runs, and how all sides are described."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.bench._sparse_nets import Case, Net
+from jaxprune import sparse
+
+
+DENSE, CHOSEN = "dense XLA", "as chosen"
+
+
+class Side(NamedTuple):
+    """One way to run a case on one batch.
+
+    Attributes:
+      call: runs it and waits; this is what is timed.
+      output: runs it and gives the outputs as the JAX function does.
+      nbytes: of its weights and biases, in the form they are kept in.
+      form: the layers that run sparse, or "dense", if that is a choice.
+    """
+
+    call: Callable[[], Any]
+    output: Callable[[], np.ndarray]
+    nbytes: int
+    form: str = ""
+
+
+Maker = Callable[[np.ndarray], Side]
+"""Makes the side of a batch; what does not depend on the batch is made before."""
+
+
+# What `jaxprune.sparse` makes of params and mask; a batch size is what the choice is
+# made for. A kernel of another kind is one more line.
+FORMS: dict[str, Callable[[Any, Any, int], Any]] = {
+    DENSE: lambda params, mask, batch: params,
+    "sparse f32": lambda params, mask, batch: sparse.sparsify(
+        params, mask, where=_matrices
+    ),
+    "sparse int8": lambda params, mask, batch: sparse.sparsify(
+        params, mask, where=_matrices, values="int8"
+    ),
+    CHOSEN: lambda params, mask, batch: sparse.sparsify(params, mask, batch=batch),
+}
+CHOICES = {CHOSEN}
+"""The forms that depend on the batch, and may leave a layer dense."""
+
+
+class Forms:
+    """Params of one network in every form, made once for all its cases."""
+
+    def __init__(self, net: Net):
+        """Puts the dense params on the device."""
+        self._net, self._dense = net, jax.device_put(net.params)
+        self._made: dict[tuple[str, int], Any] = {}
+
+    def of(self, side: str, case: Case, batch: int) -> Any:
+        """Gives the params of a case."""
+        key = (side, batch if side in CHOICES else 1)
+        if key not in self._made:
+            made = FORMS[side](self._dense, self._net.mask, batch)
+            self._made[key] = jax.block_until_ready(made)
+        return {name: self._made[key][name] for name in case.names}
+
+
+def jax_side(side: str, forms: Forms, case: Case) -> Maker:
+    """Prepares a side that JAX runs.
+
+    Raises:
+      ValueError: if there is nothing sparse in it.
+    """
+    if side not in (DENSE, *CHOICES) and not _thin(forms.of(side, case, 1)):
+        raise ValueError("a convolution has no sparse form")
+
+    def make(x: np.ndarray) -> Side:
+        params = forms.of(side, case, len(x))
+        run = jax.jit(case.apply if side == DENSE else sparse.lift(case.apply))
+        images = jax.device_put(x)
+        return Side(
+            lambda: jax.block_until_ready(run(params, images)),
+            lambda: np.asarray(run(params, images)),
+            sum(leaf.nbytes for leaf in jax.tree.leaves(params)),
+            (" ".join(_thin(params)) or "dense") if side in CHOICES else "",
+        )
+
+    return make
+
+
+def _matrices(_: str, leaf: Any) -> bool:
+    return leaf.ndim == 2
+
+
+def _thin(params: Any) -> list[str]:
+    """Lists the layers that are sparse."""
+    return [n for n, p in params.items() if not isinstance(p["kernel"], jax.Array)]
