@@ -44,8 +44,9 @@ def interleave(
 ) -> dict[str, list[float]]:
     """Times functions in turn, so that a slow moment of the machine meets them all.
 
-    Each is called twice first, untimed, to compile. Every second round runs in reverse
-    order. The functions wait for their own results.
+    Each is called twice first, untimed, to compile. The order of a round is drawn: in
+    a fixed one every function would find the caches as the same neighbour left them.
+    The functions wait for their own results.
 
     Returns:
       Seconds of each call, by name.
@@ -54,8 +55,9 @@ def interleave(
         function()
         function()
     seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for turn in range(repeats):
-        for name in list(functions)[:: 1 if turn % 2 == 0 else -1]:
+    draw = np.random.default_rng(0)
+    for _ in range(repeats):
+        for name in draw.permutation(list(functions)):
             start = time.perf_counter()
             functions[name]()
             seconds[name].append(time.perf_counter() - start)
