@@ -10,9 +10,9 @@ from jaxprune.sparse._choose import dense_time as dense_time
 from jaxprune.sparse._choose import pays as pays
 from jaxprune.sparse._choose import sparse_time as sparse_time
 from jaxprune.sparse._kernel import SparseKernel as SparseKernel
-from jaxprune.sparse._kernel import product as product
 from jaxprune.sparse._kernel import to_dense as to_dense
 from jaxprune.sparse._kernel import to_kernel as to_kernel
 from jaxprune.sparse._lift import lift as lift
+from jaxprune.sparse._product import product as product
 from jaxprune.sparse._sparsify import densify as densify
 from jaxprune.sparse._sparsify import sparsify as sparsify

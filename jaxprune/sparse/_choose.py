@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from jaxprune.sparse._kernel import images_at_a_time
 from jaxprune.sparse._layout import ADD, BLOCK, plan
+from jaxprune.sparse._portable import images_at_a_time
 
 
 class Costs(NamedTuple):

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from jaxprune.report._program import Step, called, run_step
-from jaxprune.sparse._kernel import SparseKernel, product, to_dense
+from jaxprune.sparse._kernel import SparseKernel, to_dense
+from jaxprune.sparse._product import product
 
 
 _LOG = logging.getLogger(__name__)
