@@ -61,7 +61,7 @@ def test_product_is_scipys(case):
     matrix = csr_array(np.where(mask, w, 0).astype(float))
     for lead in ((), (1,), (3,), (7,), (2, 9), (84,)):
         x = images(*lead, w.shape[0])
-        want = x.reshape(-1, w.shape[0]).astype(float) @ matrix
+        want = np.asarray(x, float).reshape(-1, w.shape[0]) @ matrix
         close(run(x, made(case)), want.reshape(*lead, w.shape[1]))
 
 

@@ -17,7 +17,7 @@ from jaxprune.sparse._lanes import lanes
 
 
 _LOG = logging.getLogger(__name__)
-_ALONE = 2**16  # weights times images up to which a second thread does not pay
+ALONE = 2**16  # weights times images up to which a second thread does not pay
 _MOST = 16  # threads
 
 
@@ -62,12 +62,11 @@ def fast(
     """Multiplies by the kernel that `target` registered as `name`; CPU only."""
     batch = rows.shape[0]
     pieces, outputs = kernel.order.size, kernel.shape[1 - kernel.axis]
-    lanes = next((n for n in (1, 4, 8) if batch <= n), 16)
-    images = -(-batch // lanes) * lanes
+    images = padded(batch)
     if images > 1:
         rows = jnp.pad(rows, ((0, images - batch), (0, 0))).T
     work = images * sum(v.size for v in kernel.values)
-    threads = min(_MOST, os.cpu_count() or 1, 1 + work // _ALONE)
+    threads = min(_MOST, os.cpu_count() or 1, 1 + work // ALONE)
     none = jnp.zeros(0, jnp.int32)
     call = jax.ffi.ffi_call(
         name,
@@ -87,6 +86,16 @@ def fast(
         none if kernel.scale is None else kernel.scale,
         *(a for pair in zip(kernel.values, kernel.inputs, strict=True) for a in pair),
     )[0]
+
+
+def padded(batch: int) -> int:
+    """Gives how many images are multiplied, zeros added: as many as vectors hold.
+
+    >>> [padded(batch) for batch in (1, 3, 8, 17)]
+    [1, 4, 8, 32]
+    """
+    lanes = next((n for n in (1, 4, 8) if batch <= n), 16)
+    return -(-batch // lanes) * lanes
 
 
 @no_type_check

@@ -11,7 +11,8 @@ from jaxtyping import PyTree
 from jaxprune._masks import map_masked
 from jaxprune._paths import leaf_names
 from jaxprune._types import Mask, Params
-from jaxprune.sparse._choose import DEFAULT, Costs, pays
+from jaxprune.sparse._choose import Costs, choose
+from jaxprune.sparse._costs import default_costs
 from jaxprune.sparse._kernel import SparseKernel, to_dense, to_kernel
 
 
@@ -20,10 +21,11 @@ def sparsify(
     mask: Mask,
     *,
     batch: int = 1,
-    costs: Costs = DEFAULT,
+    costs: Costs | None = None,
     where: Callable[[str, Any], bool] | None = None,
     values: str = "float32",
     axis: int = 0,
+    fast: bool | None = None,
 ) -> PyTree:
     """Puts matrices that run faster without their dead weights in a form for that.
 
@@ -34,32 +36,39 @@ def sparsify(
       params: the weights, on the host or a device.
       mask: True where alive, `None` at leaves, or subtrees, never pruned.
       batch: images at a time that the choice is made for; any number will run.
-      costs: of a product in either form on the machine that will run it.
+      costs: of a product in every form on the machine that will run it, for instance
+        by `read_costs`; the default is `default_costs`.
       where: a function of (path, leaf), for instance `jaxprune.where("fc*/kernel")`:
         the matrices to make sparse whatever they cost.
       values: what live weights are stored as, "float32", "float16" or "int8".
       axis: of the inputs of every matrix: 0 as in Flax, 1 as in PyTorch and Equinox.
+      fast: whether sparse matrices are run by the kernel of the extra `fast`, on a
+        CPU; the default is where it is installed and faster. What is exported takes
+        False.
 
     Raises:
       ValueError: if `batch` is less than 1, `where` chooses a leaf that is no matrix
-        of float32, or as `to_kernel`.
+        of float32, or as `to_kernel` and `default_costs`.
     """
     if batch < 1:
         raise ValueError(f"batch is {batch}, expected 1 or more.")
+    costs = default_costs() if costs is None else costs
 
     def at_leaf(leaf: Any, alive: Any, name: str) -> Any:
         matrix = leaf.ndim == 2 and leaf.dtype == jnp.float32
-        if where is not None:
-            chosen = where(name, leaf)
-            if chosen and not matrix:
-                raise ValueError(
-                    f"{name} has shape {leaf.shape} and dtype {leaf.dtype}; only "
-                    "float32 matrices can be sparse. Leave it out of `where`."
-                )
-        else:
-            chosen = matrix and pays(np.asarray(alive), batch, costs, axis=axis)
+        chosen = matrix if where is None else where(name, leaf)
+        if chosen and not matrix:
+            raise ValueError(
+                f"{name} has shape {leaf.shape} and dtype {leaf.dtype}; only float32 "
+                "matrices can be sparse. Leave it out of `where`."
+            )
+        form = "dense"
         if chosen:
-            return to_kernel(leaf, alive, axis=axis, values=values)
+            dense, here = where is None, np.asarray(alive)
+            form = choose(here, batch, costs, axis=axis, fast=fast, dense=dense)
+        if form != "dense":
+            by_numba = form == "fast" if fast is None else fast
+            return to_kernel(leaf, alive, axis=axis, values=values, fast=by_numba)
         return jnp.where(alive, leaf, 0).astype(leaf.dtype)
 
     return map_masked(at_leaf, params, mask, leaf_names(params))
