@@ -9,10 +9,15 @@ runs it by a numba kernel on all its cores. Which way is fastest is estimated fr
 
 from jaxprune.sparse._choose import Costs as Costs
 from jaxprune.sparse._choose import choose as choose
+from jaxprune.sparse._choose import conv_pays as conv_pays
 from jaxprune.sparse._choose import dense_time as dense_time
 from jaxprune.sparse._choose import fast_time as fast_time
 from jaxprune.sparse._choose import pays as pays
 from jaxprune.sparse._choose import sparse_time as sparse_time
+from jaxprune.sparse._conv import SparseConv as SparseConv
+from jaxprune.sparse._conv import conv_to_dense as conv_to_dense
+from jaxprune.sparse._conv import convolve as convolve
+from jaxprune.sparse._conv import to_conv as to_conv
 from jaxprune.sparse._costs import default_costs as default_costs
 from jaxprune.sparse._costs import read_costs as read_costs
 from jaxprune.sparse._costs import write_costs as write_costs

@@ -37,6 +37,9 @@ class Costs(NamedTuple):
       fast_many: a live weight as soon as there are two images, on one thread.
       fast_image: more for each of these images, a live weight.
       fast_threads: how many times as fast all threads together are as one.
+      conv: a weight of a dense convolution at one position, on all threads.
+      fast_conv: a live weight of a sparse convolution at one position, likewise.
+      fast_move: a value of its input or its output at one position.
     """
 
     cached: float = 0.08
@@ -53,6 +56,9 @@ class Costs(NamedTuple):
     fast_many: float = 1.0
     fast_image: float = 0.1
     fast_threads: float = 1.7
+    conv: float = 0.012
+    fast_conv: float = 0.017
+    fast_move: float = 2.0
 
 
 def dense_time(size: int, batch: int, costs: Costs) -> float:
@@ -117,6 +123,16 @@ def choose(
     if dense and 1.1 * times[best] >= dense_time(alive.size, batch, costs):
         return "dense"
     return best
+
+
+def conv_pays(alive: Bool[np.ndarray, "rows columns in out"], costs: Costs) -> bool:
+    """Tells whether a convolution is faster by its live weights alone, by a tenth.
+
+    Both ways take time in proportion to the positions of the image, which is not known.
+    """
+    made = plan(np.count_nonzero(alive, axis=(0, 1, 2)), cut=False)
+    moved = costs.fast_move * (alive.shape[2] + alive.shape[3])
+    return bool(1.1 * (costs.fast_conv * made.slots + moved) < costs.conv * alive.size)
 
 
 def _plan(alive: np.ndarray, axis: int) -> Plan:

@@ -4,7 +4,7 @@ import functools
 import logging
 import os
 import sys
-from typing import no_type_check
+from typing import Literal, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -12,31 +12,33 @@ from jaxtyping import Array, Float
 
 from jaxprune.sparse import _abi as abi
 from jaxprune.sparse import _worker as job
+from jaxprune.sparse._conv_worker import conv_worker
 from jaxprune.sparse._kernel import SparseKernel
 from jaxprune.sparse._lanes import lanes
 
 
+Kind = Literal["one", "many", "conv"]
 _LOG = logging.getLogger(__name__)
 ALONE = 2**16  # weights times images up to which a second thread does not pay
 _MOST = 16  # threads
 
 
 @functools.cache
-def target(values: str, inputs: str, many: bool) -> str | None:
+def target(values: str, inputs: str, kind: Kind) -> str | None:
     """Compiles and registers a kernel for two dtypes, once in a process.
 
-    Compiling takes some seconds, so one image and `many` have a kernel each.
+    Compiling takes some seconds, so one image and many have a kernel each.
 
     Returns:
       The name that XLA knows it by, or `None` where there is none; a line of the log
       says why.
     """
-    name = f"jaxprune_sparse_{values}_{inputs}_{'many' if many else 'one'}"
+    name = f"jaxprune_sparse_{values}_{inputs}_{kind}"
     try:
         if sys.maxsize < 2**63 - 1 or sys.byteorder != "little":
             raise ValueError("the processor is not of 64 bits, little-endian.")
         _, minor = abi.version()
-        handler = _handler(values, inputs, many, minor)
+        handler = _handler(values, inputs, kind, minor)
         _KEPT.append(handler)
         capsule = jax.ffi.pycapsule(handler.ctypes)
         jax.ffi.register_ffi_target(name, capsule, platform="cpu")
@@ -67,25 +69,41 @@ def fast(
         rows = jnp.pad(rows, ((0, images - batch), (0, 0))).T
     work = images * sum(v.size for v in kernel.values)
     threads = min(_MOST, os.cpu_count() or 1, 1 + work // ALONE)
-    none = jnp.zeros(0, jnp.int32)
+    owner = jnp.zeros(0, jnp.int32) if kernel.owner is None else kernel.owner
+    sums = (threads, pieces * images)
+    operands = (rows, kernel.order, owner)
+    return custom_call(name, (batch, outputs), sums, operands, kernel)
+
+
+def custom_call(
+    name: str,
+    out: tuple[int, int],
+    sums: tuple[int, int],
+    operands: tuple[Array, Array, Array],
+    kernel: SparseKernel,
+) -> Float[Array, "_ _"]:
+    """Has XLA call what `target` registered.
+
+    Args:
+      name: what `target` gave.
+      out: shape of the result.
+      sums: threads at most, and floats that each may write.
+      operands: the first three.
+      kernel: its scale, values and inputs are the others.
+    """
+    words = 2 * (job.HEAD + job.BLOCK * len(kernel.values))
     call = jax.ffi.ffi_call(
         name,
         (
-            jax.ShapeDtypeStruct((batch, outputs), jnp.float32),
-            jax.ShapeDtypeStruct((threads, pieces * images), jnp.float32),
+            jax.ShapeDtypeStruct(out, jnp.float32),
+            jax.ShapeDtypeStruct(sums, jnp.float32),
             # Words of 64 bits, which JAX has not by default.
-            jax.ShapeDtypeStruct(
-                (2 * (job.HEAD + job.BLOCK * len(kernel.values)),), jnp.int32
-            ),
+            jax.ShapeDtypeStruct((words,), jnp.int32),
         ),
     )
-    return call(
-        rows,
-        kernel.order,
-        none if kernel.owner is None else kernel.owner,
-        none if kernel.scale is None else kernel.scale,
-        *(a for pair in zip(kernel.values, kernel.inputs, strict=True) for a in pair),
-    )[0]
+    scale = jnp.zeros(0) if kernel.scale is None else kernel.scale
+    pairs = zip(kernel.values, kernel.inputs, strict=True)
+    return call(*operands, scale, *(a for pair in pairs for a in pair))[0]
 
 
 def padded(batch: int) -> int:
@@ -99,12 +117,16 @@ def padded(batch: int) -> int:
 
 
 @no_type_check
-def _handler(values, inputs, many, minor):
+def _handler(values, inputs, kind, minor):
     """Compiles the function that XLA calls with a call frame."""
     import numba as nb
 
     words, add, call = lanes()
-    share, finish, turns = job.worker(values, inputs, many)
+    conv = kind == "conv"
+    if conv:
+        share, finish, chunks_of = conv_worker(values, inputs)
+    else:
+        share, finish, chunks_of = job.worker(values, inputs, kind == "many")
     word = nb.int64
 
     @nb.njit
@@ -162,7 +184,10 @@ def _handler(values, inputs, many, minor):
         head[job.OUT], head[job.SUMS] = data(results[0]), data(results[1])
         head[job.BATCH], head[job.OUTPUTS] = size(results[0], 0), size(results[0], 1)
         head[job.PIECES] = size(args[1], 0)
-        head[job.IMAGES] = size(results[1], 1) // head[job.PIECES]
+        if conv:
+            head[job.IMAGES] = head[job.OUTPUTS]
+        else:
+            head[job.IMAGES] = size(results[1], 1) // head[job.PIECES]
         first = chunks = 0
         for b in range(blocks):
             values = args[4 + 2 * b]
@@ -171,7 +196,7 @@ def _handler(values, inputs, many, minor):
             block[job.LONGEST], block[job.WIDE] = size(values, 0), size(values, 1)
             block[job.FIRST], block[job.BEGIN] = first, chunks
             first += block[job.WIDE]
-            chunks += -(-block[job.LONGEST] // turns(block[job.WIDE]))
+            chunks += chunks_of(block[job.LONGEST], block[job.WIDE])
         head[job.CHUNKS] = chunks
         return head
 

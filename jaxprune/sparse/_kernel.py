@@ -72,6 +72,7 @@ def to_kernel(
     axis: int = 0,
     values: str = "float32",
     fast: bool = False,
+    cut: bool = True,
 ) -> SparseKernel:
     """Keeps the live weights of a matrix, on the host.
 
@@ -83,6 +84,7 @@ def to_kernel(
         multiples of 1/127 of the largest one of their output.
       fast: whether a CPU multiplies by a numba kernel, from the extra `fast`, instead
         of plain XLA. What runs it cannot be exported.
+      cut: whether outputs with many live weights may be cut into pieces.
 
     Raises:
       ValueError: if shapes differ, `values` is not one of the three, `axis` not 0 or 1,
@@ -111,17 +113,17 @@ def to_kernel(
             f"the largest weight is {abs(weights).max()}, which float16 cannot hold; "
             "use values='float32'."
         )
-    made, owner = blocks(alive)
+    made, owner = blocks(alive, cut)
     wide, flat = weights.shape[1], weights.reshape(-1)
     index = np.uint16 if wide <= 2**16 else np.uint32
     stored = [np.where(b.live, flat[b.position], 0) for b in made] if flat.size else []
     order = np.argsort(owner, kind="stable")
-    cut = owner.size > weights.shape[0]
+    several = owner.size > weights.shape[0]
     return SparseKernel(
         tuple(jnp.asarray(v.astype(values)) for v in stored),
         tuple(jnp.asarray((b.position % wide).astype(index)) for b in made if wide),
         jnp.asarray(order.astype(np.uint32)),
-        jnp.asarray(owner[order].astype(np.int32)) if cut else None,
+        jnp.asarray(owner[order].astype(np.int32)) if several else None,
         None if scale is None else jnp.asarray(scale),
         shape,
         axis,

@@ -99,13 +99,16 @@ def one_image(values, inputs, n):
 
 
 @no_type_check
-def many_images(values, inputs, n, vectors):
+def many_images(values, inputs, n, vectors, table=False):
     """Makes an intrinsic: adds the products of one output's weights to its sums.
 
     Its arguments: addresses of the first value and its input, how many values lie
     between a weight and the next, their number, the address of `x` (inputs, images) at
     the first image, the bytes of a row of it, and the address of the sums. The sums of
     `n * vectors` images stay in registers meanwhile.
+
+    With `table`, an input is looked up instead of multiplied by the bytes of a row: in
+    their place comes the address of a table of bytes from `x`, of 64 bits each.
     """
     from llvmlite import ir
     from numba import types
@@ -134,7 +137,13 @@ def many_images(values, inputs, n, vectors):
                 place = builder.add(source, builder.mul(at, size))
                 index = _load(ir, builder, place, kind, 1)
                 index = builder.extract_element(index, ir.Constant(ir.IntType(32), 0))
-                first = builder.add(x, builder.mul(builder.zext(index, word), row))
+                index = builder.zext(index, word)
+                if table:
+                    first = builder.inttoptr(row, word.as_pointer())
+                    index = builder.load(builder.gep(first, [index]))
+                else:
+                    index = builder.mul(index, row)
+                first = builder.add(x, index)
                 for k, sums in enumerate(held):
                     place = builder.add(first, step(k))
                     seen = _load(ir, builder, place, ir.FloatType(), n)

@@ -59,7 +59,7 @@ def _jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
 @jax.custom_batching.custom_vmap
 def _mapped(rows: Array, kernel: SparseKernel) -> Array:
     values, inputs = kernel.values[0].dtype.name, kernel.inputs[0].dtype.name
-    name = target(values, inputs, rows.shape[0] > 1)
+    name = target(values, inputs, "many" if rows.shape[0] > 1 else "one")
     if name is None:
         return portable(rows, kernel)
     return lax.platform_dependent(

@@ -28,12 +28,12 @@ class Worker(NamedTuple):
     Attributes:
       share: works on it until no chunk is left, and tells whether it was the last.
       finish: writes the outputs.
-      turns: of the pieces of a block: how many turns make a chunk.
+      chunks: of the turns and pieces of a block: how many chunks it has.
     """
 
     share: Any
     finish: Any
-    turns: Any
+    chunks: Any
 
 
 @no_type_check
@@ -51,6 +51,10 @@ def worker(values, inputs, many):
         return max(FEWEST, CHUNK // wide)
 
     sweep = (_matrix if many else _vector)(nb, values, inputs, value_size, input_size)
+
+    @nb.njit
+    def chunks(longest, wide):
+        return -(-longest // turns(wide))
 
     @nb.njit
     def share(job):
@@ -105,7 +109,7 @@ def worker(values, inputs, many):
                 for k in range(outputs):
                     out[image, k] *= scale[k]
 
-    return Worker(share, finish, turns)
+    return Worker(share, finish, chunks)
 
 
 @no_type_check

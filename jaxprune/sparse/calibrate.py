@@ -84,7 +84,7 @@ def measure(sizes: Sizes = FULL, repeats: int = 15) -> Costs:
         slot=slot,
         image=((t("wide 16") - rest) / slots - slot) / 15,
     )
-    if target("float32", "uint16", False) and target("float32", "uint16", True):
+    if all(target("float32", "uint16", kind) for kind in ("one", "many")):
         costs = _fast(costs, sizes, repeats, kernel)
     limit = lambda cost: cost if isinstance(cost, int) else max(cost, _LEAST)
     return Costs(*map(limit, costs))
