@@ -121,7 +121,7 @@ def test_times_are_sums_worked_by_hand():
 
 
 def test_a_machine_is_measured_and_the_file_read(tmp_path, monkeypatch, capsys):
-    sizes = calibrate.Sizes(small=64, large=256, narrow=200, keep=0.1)
+    sizes = calibrate.Sizes(64, 256, narrow=200, keep=0.1, image=(8, 16))
     measured = calibrate.measure(sizes, repeats=3)
     assert all(np.isfinite(cost) and cost > 0 for cost in measured)
     assert measured.call > 100  # no call of XLA's takes less

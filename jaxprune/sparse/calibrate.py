@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxprune.sparse._choose import Costs
+from jaxprune.sparse._conv import convolve, to_conv
 from jaxprune.sparse._costs import default_path, write_costs
 from jaxprune.sparse._fast import target
 from jaxprune.sparse._kernel import SparseKernel, to_kernel
@@ -34,12 +36,14 @@ class Sizes(NamedTuple):
       large: of one that fits none.
       narrow: rows of a matrix with three columns, whose sparse form has many turns.
       keep: share of the weights that live.
+      image: rows and columns, and channels, of a convolution's input and output.
     """
 
     small: int = 512
     large: int = 4096
     narrow: int = 5000
     keep: float = 0.05
+    image: tuple[int, int] = (28, 128)
 
 
 FULL = Sizes()
@@ -51,11 +55,11 @@ def measure(sizes: Sizes = FULL, repeats: int = 15) -> Costs:
 
     def kernel(rows: int, columns: int, keep: float, fast: bool) -> SparseKernel:
         alive = rng.random((rows, columns)) < keep
-        return to_kernel(np.where(alive, 1, 0), alive, fast=fast)
+        return to_kernel(np.where(alive, 1.0, 0.0), alive, fast=fast)
 
     small = jnp.ones((sizes.small, sizes.small), jnp.float32)
     large = jnp.ones((sizes.large, sizes.large), jnp.float32)
-    tiny, narrow = kernel(16, 16, 1, False), kernel(sizes.narrow, 3, 1, False)
+    tiny, narrow = kernel(16, 16, 1.0, False), kernel(sizes.narrow, 3, 1.0, False)
     wide = kernel(sizes.large, sizes.large, sizes.keep, False)
     dense = {
         "cached": (small, 1),
@@ -86,6 +90,8 @@ def measure(sizes: Sizes = FULL, repeats: int = 15) -> Costs:
     )
     if all(target("float32", "uint16", kind) for kind in ("one", "many")):
         costs = _fast(costs, sizes, repeats, kernel)
+    if target("float32", "uint16", "conv"):
+        costs = _conv(costs, sizes, repeats, rng)
     limit = lambda cost: cost if isinstance(cost, int) else max(cost, _LEAST)
     return Costs(*map(limit, costs))
 
@@ -99,7 +105,7 @@ def _fast(
     wide = kernel(sizes.large, sizes.large, sizes.keep, True)
     times = _timed(
         {
-            "tiny": (kernel(16, 16, 1, True), 1),
+            "tiny": (kernel(16, 16, 1.0, True), 1),
             "one": (one, 1),
             "wide": (wide, 1),
             "16": (wide, 16),
@@ -120,6 +126,38 @@ def _fast(
     )
 
 
+def _conv(costs: Costs, sizes: Sizes, repeats: int, rng: np.random.Generator) -> Costs:
+    """Measures convolutions of 3 x 3: dense, a quarter alive, and nearly empty."""
+    side, channels = sizes.image
+    shape = (3, 3, channels, channels)
+    x = jnp.ones((1, side, side, channels), jnp.float32)
+    numbers, padding = ("NHWC", "HWIO", "NHWC"), ((1, 1), (1, 1))
+    convs = {}
+    for name, keep in (("quarter", 0.25), ("few", 0.01)):
+        alive = rng.random(shape) < keep
+        convs[name] = to_conv(np.where(alive, 1.0, 0.0), alive)
+    dense = jax.jit(
+        lambda x, w: lax.conv_general_dilated(
+            x, w, (1, 1), padding, dimension_numbers=numbers
+        )
+    )
+    sparse = jax.jit(lambda x, conv: convolve(x, conv, padding))
+    weights = jnp.ones(shape, jnp.float32)
+    calls: dict[str, Callable[[], Any]] = {"dense": lambda: dense(x, weights)}
+    for name, conv in convs.items():
+        calls[name] = lambda conv=conv: sparse(x, conv)
+    times = _in_turn(calls, repeats)
+    slots = {n: sum(v.size for v in c.matrix.values) for n, c in convs.items()}
+    positions = side * side
+    one = (times["quarter"] - times["few"]) / (slots["quarter"] - slots["few"])
+    moved = times["few"] - costs.fast_call - one * slots["few"]
+    return costs._replace(
+        conv=times["dense"] / weights.size / positions,
+        fast_conv=one / positions,
+        fast_move=moved / (2 * channels) / positions,
+    )
+
+
 def _timed(products: Mapping[str, tuple[Any, int]], repeats: int) -> dict[str, float]:
     """Gives the median nanoseconds of products, timed in turn."""
     dense, sparse = jax.jit(jnp.matmul), jax.jit(product)
@@ -128,6 +166,11 @@ def _timed(products: Mapping[str, tuple[Any, int]], repeats: int) -> dict[str, f
         run = sparse if isinstance(matrix, SparseKernel) else dense
         x = jnp.ones((batch, matrix.shape[0]), jnp.float32)
         calls[name] = lambda run=run, x=x, matrix=matrix: run(x, matrix)
+    return _in_turn(calls, repeats)
+
+
+def _in_turn(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Gives the median nanoseconds of calls, timed in turn."""
     found: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(-2, repeats):
         for name, call in calls.items():
