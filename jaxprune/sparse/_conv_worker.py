@@ -7,7 +7,8 @@ output lie as many positions as the window is wider than one, which are thrown a
 A chunk is some output channels at all positions; its sums never leave the registers.
 """
 
-from typing import no_type_check
+from importlib import import_module
+from typing import Any, no_type_check
 
 from jaxprune.sparse import _worker as job
 from jaxprune.sparse._lanes import lanes, many_images
@@ -26,7 +27,7 @@ def conv_worker(values, inputs):
     The word X of the job is the image, ORDER the output of each piece, OWNER the table
     of distances in bytes, IMAGES the positions.
     """
-    import numba as nb
+    nb: Any = import_module("numba")
 
     words, add, _ = lanes()
     sizes = [many_images(values, inputs, 16, n, table=True) for n in (MOST, 4, 2, 1)]

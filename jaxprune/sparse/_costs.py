@@ -5,6 +5,7 @@ import math
 import os
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from jaxprune.sparse._choose import Costs
 
@@ -53,7 +54,7 @@ def read_costs(path: str | os.PathLike[str]) -> Costs:
             number = isinstance(cost, int | float) and not isinstance(cost, bool)
             if not (number and math.isfinite(cost) and cost >= 0):
                 raise ValueError(f"{name} is {cost!r}, expected a number of 0 or more")
-        numbers = {name: float(cost) for name, cost in costs.items()}
+        numbers: dict[str, Any] = {name: float(costs[name]) for name in costs}
         return Costs(**numbers | {"cache": int(costs["cache"])})
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(

@@ -4,7 +4,8 @@ import functools
 import logging
 import os
 import sys
-from typing import Literal, no_type_check
+from importlib import import_module
+from typing import Any, Literal, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -119,7 +120,7 @@ def padded(batch: int) -> int:
 @no_type_check
 def _handler(values, inputs, kind, minor):
     """Compiles the function that XLA calls with a call frame."""
-    import numba as nb
+    nb: Any = import_module("numba")
 
     words, add, call = lanes()
     conv = kind == "conv"

@@ -4,6 +4,7 @@ numba cannot be told that arrays do not overlap, so LLVM leaves `sums[r] += v[r]
 x[i[r]]` scalar. Here the vectors are spelled out. Arrays are given by their addresses.
 """
 
+from importlib import import_module
 from typing import Any, NamedTuple, no_type_check
 
 
@@ -22,12 +23,20 @@ class Lanes(NamedTuple):
     call: Any
 
 
+def _modules() -> tuple[Any, Any, Any]:
+    """Imports what writes LLVM's code, and what makes numba take it."""
+    nb: Any = import_module("numba")
+    return (
+        import_module("llvmlite.ir"),
+        nb.types,
+        import_module("numba.extending").intrinsic,
+    )
+
+
 @no_type_check
 def lanes():
     """Makes the intrinsics that know no types of weights."""
-    from llvmlite import ir
-    from numba import types
-    from numba.extending import intrinsic
+    ir, types, intrinsic = _modules()
 
     word = ir.IntType(64)
 
@@ -68,9 +77,7 @@ def one_image(values, inputs, n):
       inputs: "uint16" or "uint32".
       n: weights at a time.
     """
-    from llvmlite import ir
-    from numba import types
-    from numba.extending import intrinsic
+    ir, types, intrinsic = _modules()
 
     @intrinsic
     def turn(typing, value, source, x, total):
@@ -110,10 +117,8 @@ def many_images(values, inputs, n, vectors, table=False):
     With `table`, an input is looked up instead of multiplied by the bytes of a row: in
     their place comes the address of a table of bytes from `x`, of 64 bits each.
     """
-    from llvmlite import ir
-    from numba import types
-    from numba.core import cgutils
-    from numba.extending import intrinsic
+    ir, types, intrinsic = _modules()
+    cgutils: Any = import_module("numba.core.cgutils")
 
     vector, word = ir.VectorType(ir.FloatType(), n), ir.IntType(64)
     width = {"float32": 4, "float16": 2, "int8": 1}[values]

@@ -5,6 +5,7 @@ custom call. A chunk is some turns of one block; any thread takes the next one, 
 to sums of its own, (pieces, images) each. Who ends last adds up the sums of all.
 """
 
+from importlib import import_module
 from typing import Any, NamedTuple, no_type_check
 
 from jaxprune.sparse._lanes import lanes, many_images, one_image
@@ -39,7 +40,7 @@ class Worker(NamedTuple):
 @no_type_check
 def worker(values, inputs, many):
     """Compiles the functions for two dtypes, and for one image or many."""
-    import numba as nb
+    nb: Any = import_module("numba")
 
     words, add, _ = lanes()
     value_size = {"float32": 4, "float16": 2, "int8": 1}[values]

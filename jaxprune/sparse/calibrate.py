@@ -92,8 +92,8 @@ def measure(sizes: Sizes = FULL, repeats: int = 15) -> Costs:
         costs = _fast(costs, sizes, repeats, kernel)
     if target("float32", "uint16", "conv"):
         costs = _conv(costs, sizes, repeats, rng)
-    limit = lambda cost: cost if isinstance(cost, int) else max(cost, _LEAST)
-    return Costs(*map(limit, costs))
+    found = {name: max(cost, _LEAST) for name, cost in costs._asdict().items()}
+    return Costs(**found | {"cache": costs.cache})
 
 
 def _fast(
