@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -138,6 +139,18 @@ def test_many_calls_at_once_and_in_loops():
         close(looped, want)
 
 
+def test_threads_of_python():
+    kernel, x = made("for threads", values="int8"), images(3, 3000)
+    want = np.asarray(x) @ np.asarray(sparse.to_dense(kernel))
+    with ThreadPoolExecutor(4) as pool:  # all meet the kernel before it is compiled
+        rows = [x[k % 3] for k in range(40)]
+        for k, y in enumerate(pool.map(lambda row: run(row, kernel), rows)):
+            close(y, want[k % 3])
+    assert set(_fast._FOUND.values()) == {
+        f"jaxprune_sparse_{'_'.join(key)}" for key in _fast._FOUND
+    }
+
+
 def test_another_platform_has_plain_xla():
     kernel = made("even")
     lowered = jax.jit(sparse.product).trace(jnp.ones(300), kernel)
@@ -145,11 +158,11 @@ def test_another_platform_has_plain_xla():
 
 
 @pytest.fixture
-def fresh():
-    """Forgets which kernels there are, before and after."""
-    _fast.target.cache_clear()
+def fresh(monkeypatch):
+    """Forgets which kernels there are, for one test."""
+    monkeypatch.setattr(_fast, "_FOUND", {})
     yield
-    _fast.target.cache_clear()
+    jax.clear_caches()
 
 
 def falls_back(caplog, message):

@@ -1,9 +1,9 @@
 """The product by a numba kernel that XLA calls, on all threads of XLA's pool."""
 
-import functools
 import logging
 import os
 import sys
+import threading
 from importlib import import_module
 from typing import Any, Literal, no_type_check
 
@@ -24,16 +24,28 @@ ALONE = 2**16  # weights times images up to which a second thread does not pay
 _MOST = 16  # threads
 
 
-@functools.cache
-def target(values: str, inputs: str, kind: Kind) -> str | None:
-    """Compiles and registers a kernel for two dtypes, once in a process.
+_LOCK = threading.Lock()
+_FOUND: dict[tuple[str, str, Kind], str | None] = {}  # what `target` gave
+_KEPT: list[object] = []  # compiled functions, whose addresses XLA holds
 
-    Compiling takes some seconds, so one image and many have a kernel each.
+
+def target(values: str, inputs: str, kind: Kind) -> str | None:
+    """Gives the name by which XLA knows the kernel for two dtypes.
+
+    It is compiled and registered at the first call in a process. That takes some
+    seconds, so one image and many have a kernel each.
 
     Returns:
-      The name that XLA knows it by, or `None` where there is none; a line of the log
-      says why.
+      The name, or `None` where there is no kernel; a line of the log says why.
     """
+    key = (values, inputs, kind)
+    with _LOCK:
+        if key not in _FOUND:
+            _FOUND[key] = _register(*key)
+        return _FOUND[key]
+
+
+def _register(values: str, inputs: str, kind: Kind) -> str | None:
     name = f"jaxprune_sparse_{values}_{inputs}_{kind}"
     try:
         if sys.maxsize < 2**63 - 1 or sys.byteorder != "little":
@@ -54,9 +66,6 @@ def target(values: str, inputs: str, kind: Kind) -> str | None:
     else:
         return name
     return None
-
-
-_KEPT: list[object] = []  # compiled functions, whose addresses XLA holds
 
 
 def fast(
