@@ -127,9 +127,10 @@ def _dense(x: Array, conv: SparseConv, padding: Padding) -> Array:
 def _quick(x: Array, conv: SparseConv, padding: Padding) -> Array:
     """Convolves by numba where it can, and differentiates what XLA would have done."""
     matrix = conv.matrix
-    alive = bool(matrix.values) and all(v.size for v in matrix.values[:1])
-    dtypes = [a[0].dtype.name for a in (matrix.values, matrix.inputs)] if alive else []
-    name = target(*dtypes, "conv") if alive and x.size else None
+    name = None
+    if matrix.values and matrix.values[0].size and x.size:
+        values, inputs = matrix.values[0].dtype.name, matrix.inputs[0].dtype.name
+        name = target(values, inputs, "conv")
     if name is None:
         return _dense(x, conv, padding)
 
