@@ -19,10 +19,12 @@ class Costs(NamedTuple):
 
     The defaults are estimates for 2 cores of an x86 processor. `streamed`, `packed`,
     `dense`, `slot`, `image` and `fast_slot` are rounded from times of VGG-16's fc6 and
-    fc7 on an AMD EPYC; the others were not measured alone. `python -m
+    fc7 on an AMD EPYC, `cached` and `dense_call` from fc8 and the LeNets; the others
+    were not measured alone. `python -m
     jaxprune.sparse.calibrate` measures all but `cache` on another machine.
 
     Attributes:
+      dense_call: of a dense product, whatever it works on.
       cached: a weight of a dense matrix that fits `cache`, for one image.
       streamed: a weight of a dense matrix that does not.
       packed: a weight of a dense matrix as soon as there are two images.
@@ -42,8 +44,9 @@ class Costs(NamedTuple):
       fast_move: a value of its input or its output at one position.
     """
 
-    cached: float = 0.08
-    streamed: float = 0.13
+    dense_call: float = 15_000.0
+    cached: float = 0.12
+    streamed: float = 0.16
     packed: float = 0.5
     dense: float = 0.008
     slot: float = 0.5
@@ -55,7 +58,7 @@ class Costs(NamedTuple):
     fast_slot: float = 0.5
     fast_many: float = 1.0
     fast_image: float = 0.1
-    fast_threads: float = 1.7
+    fast_threads: float = 1.4
     conv: float = 0.012
     fast_conv: float = 0.017
     fast_move: float = 2.0
@@ -66,7 +69,7 @@ def dense_time(size: int, batch: int, costs: Costs) -> float:
     weight = costs.cached if 4 * size <= costs.cache else costs.streamed
     if batch > 1:
         weight = max(weight, costs.packed) + costs.dense * batch
-    return size * weight
+    return costs.dense_call + size * weight
 
 
 def sparse_time(

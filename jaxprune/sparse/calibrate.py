@@ -62,6 +62,7 @@ def measure(sizes: Sizes = FULL, repeats: int = 15) -> Costs:
     tiny, narrow = kernel(16, 16, 1.0, False), kernel(sizes.narrow, 3, 1.0, False)
     wide = kernel(sizes.large, sizes.large, sizes.keep, False)
     dense = {
+        "nothing": (jnp.ones((16, 16), jnp.float32), 1),
         "cached": (small, 1),
         "streamed": (large, 1),
         "16": (large, 16),
@@ -79,9 +80,10 @@ def measure(sizes: Sizes = FULL, repeats: int = 15) -> Costs:
     rest = t("tiny") + turn * turns + BLOCK * blocks
     slot = (t("wide") - rest) / slots
     costs = Costs()._replace(
-        cached=t("cached") / small.size,
-        streamed=t("streamed") / large.size,
-        packed=t("16") / large.size - 16 * both,
+        dense_call=t("nothing"),
+        cached=(t("cached") - t("nothing")) / small.size,
+        streamed=(t("streamed") - t("nothing")) / large.size,
+        packed=(t("16") - t("nothing")) / large.size - 16 * both,
         dense=both,
         call=t("tiny"),
         turn=turn,
