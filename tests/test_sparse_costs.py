@@ -105,6 +105,8 @@ def test_the_way_is_the_cheapest():
     assert of(fast_many=50.0, batch=2) == "portable"
     assert of(fast_many=0.1, fast_image=0.01, batch=2) == "fast"
     assert sparse.pays(some, 1, base)
+    few = alive(20, 20, 0.1)
+    assert sparse.choose(few, 1, base._replace(cached=1e9), fast=True) == "dense"
     assert not sparse.pays(some, 1, base._replace(slot=50.0))
 
 

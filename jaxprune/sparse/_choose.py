@@ -12,6 +12,7 @@ from jaxprune.sparse._portable import images_at_a_time
 
 
 Form = Literal["dense", "portable", "fast"]
+_FEW = 500  # weights, for which no kernel is worth being compiled
 
 
 class Costs(NamedTuple):
@@ -115,8 +116,10 @@ def choose(
       fast: whether the kernel of the extra `fast` may be chosen; the default is where
         numba is installed.
       dense: whether "dense" may be chosen. It is unless another way is faster by a
-        tenth.
+        tenth, and for matrices of a few hundred weights.
     """
+    if dense and alive.size <= _FEW:
+        return "dense"
     fast = find_spec("numba") is not None if fast is None else fast
     made = _plan(alive, axis)
     times: dict[Form, float] = {"portable": _portable(made, batch, costs)}
