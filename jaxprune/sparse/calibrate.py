@@ -25,6 +25,7 @@ from jaxprune.sparse._layout import BLOCK
 from jaxprune.sparse._product import product
 
 
+_LARGE = 2**22  # bytes
 _LEAST = 1e-3  # nanoseconds; noise can make a difference of two times negative
 
 
@@ -161,14 +162,19 @@ def _conv(costs: Costs, sizes: Sizes, repeats: int, rng: np.random.Generator) ->
 
 
 def _timed(products: Mapping[str, tuple[Any, int]], repeats: int) -> dict[str, float]:
-    """Gives the median nanoseconds of products, timed in turn."""
+    """Gives the median nanoseconds of products, timed in turn.
+
+    Small matrices take turns among themselves: after a large one the caches are cold.
+    """
     dense, sparse = jax.jit(jnp.matmul), jax.jit(product)
-    calls: dict[str, Callable[[], Any]] = {}
+    small: dict[str, Callable[[], Any]] = {}
+    large: dict[str, Callable[[], Any]] = {}
     for name, (matrix, batch) in products.items():
         run = sparse if isinstance(matrix, SparseKernel) else dense
         x = jnp.ones((batch, matrix.shape[0]), jnp.float32)
+        calls = small if matrix.nbytes < _LARGE else large
         calls[name] = lambda run=run, x=x, matrix=matrix: run(x, matrix)
-    return _in_turn(calls, repeats)
+    return _in_turn(small, 10 * repeats) | _in_turn(large, repeats)
 
 
 def _in_turn(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
