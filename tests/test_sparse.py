@@ -135,7 +135,7 @@ def test_an_unchanged_linen_model_runs(values):
     x = jnp.asarray(RNG.random((3, 28, 28, 1)), jnp.float32)
     params = model.init(jax.random.key(0), x)["params"]
     mask = thinned(params, 0.1)
-    small = sparse.sparsify(params, mask, where=everything, values=values)
+    small = sparse.sparsify(params, mask, where=everything, values=values, fast=False)
     assert isinstance(small["fc1"]["kernel"], sparse.SparseKernel)
     assert not isinstance(small["conv2"]["kernel"], sparse.SparseKernel)
     apply = lambda p, x: model.apply({"params": p}, x)
@@ -154,7 +154,7 @@ def test_an_unchanged_nnx_model_runs_and_has_gradients():
     graph, state = nnx.split(model)
     params = nnx.to_pure_dict(state)
     mask = thinned(params, 0.5)
-    small = sparse.sparsify(params, mask, where=everything)
+    small = sparse.sparsify(params, mask, where=everything, fast=False)
 
     def apply(params, x):
         state = nnx.state(model)
@@ -198,7 +198,7 @@ def test_what_would_be_slower_stays_dense():
     params, alive = {}, {}
     for name, (outputs, keep) in masks.items():
         params[name], alive[name] = pruned(4096, outputs, keep)
-    small = sparse.sparsify(params, alive)
+    small = sparse.sparsify(params, alive, costs=sparse.Costs(), fast=False)
     found = {name: isinstance(p, sparse.SparseKernel) for name, p in small.items()}
     assert found == {"fc7": True, "fc8": False, "small": False}
     assert 10 * small["fc7"].nbytes < params["fc7"].nbytes

@@ -1,22 +1,31 @@
-"""Whether a matrix runs faster without its dead weights."""
+"""Whether a matrix runs faster without its dead weights, and by which kernel."""
 
-from typing import NamedTuple
+from importlib.util import find_spec
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
 
-from jaxprune.sparse._kernel import images_at_a_time
-from jaxprune.sparse._layout import ADD, BLOCK, plan
+from jaxprune.sparse._fast import ALONE, padded
+from jaxprune.sparse._layout import ADD, BLOCK, Plan, plan
+from jaxprune.sparse._portable import images_at_a_time
+
+
+Form = Literal["dense", "portable", "fast"]
+_FEW = 500  # weights, for which no kernel is worth being compiled
 
 
 class Costs(NamedTuple):
     """What a product costs on a machine, in nanoseconds.
 
-    The defaults are estimates for 2 cores of an x86 processor, of which a sparse
-    product uses one. `streamed`, `packed`, `dense`, `slot` and `image` are rounded from
-    times of VGG-16's fc6 and fc7 on an AMD EPYC; the others were not measured alone.
+    The defaults are estimates for 2 cores of an x86 processor. `streamed`, `packed`,
+    `dense`, `slot`, `image` and `fast_slot` are rounded from times of VGG-16's fc6 and
+    fc7 on an AMD EPYC, `cached` and `dense_call` from fc8 and the LeNets; the others
+    were not measured alone. `python -m
+    jaxprune.sparse.calibrate` measures all but `cache` on another machine.
 
     Attributes:
+      dense_call: of a dense product, whatever it works on.
       cached: a weight of a dense matrix that fits `cache`, for one image.
       streamed: a weight of a dense matrix that does not.
       packed: a weight of a dense matrix as soon as there are two images.
@@ -26,10 +35,19 @@ class Costs(NamedTuple):
       turn: of the sparse product's loop, whatever it works on.
       call: of a sparse product.
       cache: bytes of the last-level cache that one matrix may count on.
+      fast_call: of a product by the kernel of the extra `fast`.
+      fast_slot: a live weight there for one image, on one thread.
+      fast_many: a live weight as soon as there are two images, on one thread.
+      fast_image: more for each of these images, a live weight.
+      fast_threads: how many times as fast all threads together are as one.
+      conv: a weight of a dense convolution at one position, on all threads.
+      fast_conv: a live weight of a sparse convolution at one position, likewise.
+      fast_move: a value of its input or its output at one position.
     """
 
-    cached: float = 0.08
-    streamed: float = 0.13
+    dense_call: float = 15_000.0
+    cached: float = 0.12
+    streamed: float = 0.16
     packed: float = 0.5
     dense: float = 0.008
     slot: float = 0.5
@@ -37,9 +55,14 @@ class Costs(NamedTuple):
     turn: float = 60.0
     call: float = 4000.0
     cache: int = 16 * 2**20
-
-
-DEFAULT = Costs()
+    fast_call: float = 5000.0
+    fast_slot: float = 0.5
+    fast_many: float = 1.0
+    fast_image: float = 0.1
+    fast_threads: float = 1.4
+    conv: float = 0.012
+    fast_conv: float = 0.017
+    fast_move: float = 2.0
 
 
 def dense_time(size: int, batch: int, costs: Costs) -> float:
@@ -47,14 +70,82 @@ def dense_time(size: int, batch: int, costs: Costs) -> float:
     weight = costs.cached if 4 * size <= costs.cache else costs.streamed
     if batch > 1:
         weight = max(weight, costs.packed) + costs.dense * batch
-    return size * weight
+    return costs.dense_call + size * weight
 
 
 def sparse_time(
     alive: Bool[np.ndarray, "rows columns"], batch: int, costs: Costs, *, axis: int = 0
 ) -> float:
     """Gives the nanoseconds of a sparse product with the live weights of a mask."""
-    made = plan(np.count_nonzero(alive, axis=axis))
+    return _portable(_plan(alive, axis), batch, costs)
+
+
+def fast_time(
+    alive: Bool[np.ndarray, "rows columns"], batch: int, costs: Costs, *, axis: int = 0
+) -> float:
+    """Gives the nanoseconds of a sparse product by the kernel of the extra `fast`."""
+    return _fast(_plan(alive, axis), batch, costs)
+
+
+def pays(
+    alive: Bool[np.ndarray, "rows columns"], batch: int, costs: Costs, *, axis: int = 0
+) -> bool:
+    """Tells whether the portable sparse product beats the dense one, by a tenth.
+
+    The tenth is for errors of the estimate: what is not clearly faster stays dense.
+    """
+    return choose(alive, batch, costs, axis=axis, fast=False) == "portable"
+
+
+def choose(
+    alive: Bool[np.ndarray, "rows columns"],
+    batch: int,
+    costs: Costs,
+    *,
+    axis: int = 0,
+    fast: bool | None = None,
+    dense: bool = True,
+) -> Form:
+    """Names the fastest way to multiply by the live weights of a mask.
+
+    Args:
+      alive: True where alive.
+      batch: images at a time.
+      costs: on the machine that will run it.
+      axis: of the inputs.
+      fast: whether the kernel of the extra `fast` may be chosen; the default is where
+        numba is installed.
+      dense: whether "dense" may be chosen. It is unless another way is faster by a
+        tenth, and for matrices of a few hundred weights.
+    """
+    if dense and alive.size <= _FEW:
+        return "dense"
+    fast = find_spec("numba") is not None if fast is None else fast
+    made = _plan(alive, axis)
+    times: dict[Form, float] = {"portable": _portable(made, batch, costs)}
+    if fast:
+        times["fast"] = _fast(made, batch, costs)
+    best = min(times, key=lambda form: times[form])
+    if dense and 1.1 * times[best] >= dense_time(alive.size, batch, costs):
+        return "dense"
+    return best
+
+
+def conv_pays(alive: Bool[np.ndarray, "rows columns in out"], costs: Costs) -> bool:
+    """Tells whether a convolution is faster by its live weights alone, by a tenth.
+
+    Both ways take time in proportion to the positions of the image, which is not known.
+    """
+    made = plan(np.count_nonzero(alive, axis=(0, 1, 2)), cut=False)
+    moved = costs.fast_move * (alive.shape[2] + alive.shape[3])
+    return bool(1.1 * (costs.fast_conv * made.slots + moved) < costs.conv * alive.size)
+
+
+def _plan(alive: np.ndarray, axis: int) -> Plan:
+    return plan(np.count_nonzero(alive, axis=axis))
+
+
+def _portable(made: Plan, batch: int, costs: Costs) -> float:
     groups, images = images_at_a_time(batch)
     slot = costs.slot + costs.image * (images - 1)
     blocks = BLOCK * len(made.ends)
@@ -63,12 +154,10 @@ def sparse_time(
     return costs.call + groups * once
 
 
-def pays(
-    alive: Bool[np.ndarray, "rows columns"], batch: int, costs: Costs, *, axis: int = 0
-) -> bool:
-    """Tells whether the sparse product is the faster one, by a tenth at least.
-
-    The tenth is for errors of the estimate: what is not clearly faster stays dense.
-    """
-    sparse = sparse_time(alive, batch, costs, axis=axis)
-    return bool(1.1 * sparse < dense_time(alive.size, batch, costs))
+def _fast(made: Plan, batch: int, costs: Costs) -> float:
+    images = padded(batch)
+    slot = costs.fast_slot
+    if images > 1:
+        slot = costs.fast_many + costs.fast_image * images
+    threads = costs.fast_threads if images * made.slots >= ALONE else 1.0
+    return costs.fast_call + slot * made.slots / threads

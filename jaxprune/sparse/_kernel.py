@@ -1,16 +1,14 @@
-"""A pruned matrix in a form made for execution, and its product, in plain XLA."""
+"""A pruned matrix in a form made for execution."""
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jaxtyping import Array, ArrayLike, Bool, Float, Num
+from jaxtyping import Array, ArrayLike, Bool, Float
 
-from jaxprune.sparse._layout import NARROW, blocks
+from jaxprune.sparse._layout import blocks
 
 
 _VALUES = ("float32", "float16", "int8")
@@ -34,15 +32,18 @@ class SparseKernel:
       scale: (outputs,), what int8 values are multiples of, else `None`.
       shape: of the matrix.
       axis: that of the inputs, 0 or 1.
+      fast: whether a CPU multiplies by the kernel of the extra `fast`.
     """
 
-    values: tuple[Array, ...]
-    inputs: tuple[Array, ...]
-    order: Array
-    owner: Array | None
-    scale: Array | None
+    # Arrays; but JAX also makes such trees of flags and of descriptions of arrays.
+    values: tuple[Any, ...]
+    inputs: tuple[Any, ...]
+    order: Any
+    owner: Any
+    scale: Any
     shape: tuple[int, int] = dataclasses.field(metadata={"static": True})
     axis: int = dataclasses.field(metadata={"static": True})
+    fast: bool = dataclasses.field(default=False, metadata={"static": True})
 
     @property
     def ndim(self) -> int:
@@ -70,6 +71,8 @@ def to_kernel(
     *,
     axis: int = 0,
     values: str = "float32",
+    fast: bool = False,
+    cut: bool = True,
 ) -> SparseKernel:
     """Keeps the live weights of a matrix, on the host.
 
@@ -79,6 +82,9 @@ def to_kernel(
       axis: that of the inputs: 0 as in Flax, 1 as in PyTorch and Equinox.
       values: what weights are stored as. "float16" rounds them; "int8" rounds them to
         multiples of 1/127 of the largest one of their output.
+      fast: whether a CPU multiplies by a numba kernel, from the extra `fast`, instead
+        of plain XLA. What runs it cannot be exported.
+      cut: whether outputs with many live weights may be cut into pieces.
 
     Raises:
       ValueError: if shapes differ, `values` is not one of the three, `axis` not 0 or 1,
@@ -107,72 +113,22 @@ def to_kernel(
             f"the largest weight is {abs(weights).max()}, which float16 cannot hold; "
             "use values='float32'."
         )
-    made, owner = blocks(alive)
+    made, owner = blocks(alive, cut)
     wide, flat = weights.shape[1], weights.reshape(-1)
     index = np.uint16 if wide <= 2**16 else np.uint32
     stored = [np.where(b.live, flat[b.position], 0) for b in made] if flat.size else []
     order = np.argsort(owner, kind="stable")
-    cut = owner.size > weights.shape[0]
+    several = owner.size > weights.shape[0]
     return SparseKernel(
         tuple(jnp.asarray(v.astype(values)) for v in stored),
         tuple(jnp.asarray((b.position % wide).astype(index)) for b in made if wide),
         jnp.asarray(order.astype(np.uint32)),
-        jnp.asarray(owner[order].astype(np.int32)) if cut else None,
+        jnp.asarray(owner[order].astype(np.int32)) if several else None,
         None if scale is None else jnp.asarray(scale),
         shape,
         axis,
+        fast,
     )
-
-
-def product(x: Num[Array, "..."], kernel: SparseKernel) -> Num[Array, "..."]:
-    """Multiplies: the sum over the last axis of `x` and the inputs of the kernel.
-
-    Equals `jnp.tensordot(x, matrix, (-1, kernel.axis))`, summed in float32.
-
-    Args:
-      x: (..., inputs), of floating point.
-      kernel: the weights.
-
-    Returns:
-      (..., outputs), of the dtype of `x`.
-
-    Raises:
-      ValueError: if the last axis of `x` is not the kernel's inputs.
-    """
-    wide, outputs = kernel.shape[kernel.axis], kernel.shape[1 - kernel.axis]
-    if x.ndim == 0 or x.shape[-1] != wide:
-        raise ValueError(
-            f"x has shape {x.shape}; expected {wide} last, the inputs of a kernel of "
-            f"shape {kernel.shape} on axis {kernel.axis}."
-        )
-    lead, batch = x.shape[:-1], math.prod(x.shape[:-1])
-    rows = x.astype(jnp.float32).reshape(batch, wide)
-    if not kernel.values or not batch:
-        return jnp.zeros((*lead, outputs), x.dtype)
-    groups, images = images_at_a_time(batch)
-    if images <= 3:  # a vector has the cheapest gather
-        y = _columns(rows[0] if batch == 1 else rows.T, kernel)
-    else:
-        rows = jnp.pad(rows, ((0, groups * images - batch), (0, 0)))
-        grouped = rows.reshape(groups, images // 2, 2, wide).transpose(0, 3, 1, 2)
-        y = jnp.moveaxis(lax.map(lambda c: _columns(c, kernel), grouped), 0, 1)
-    y = y.reshape(outputs, -1)[:, :batch]
-    return y.T.reshape(*lead, outputs).astype(x.dtype)
-
-
-def images_at_a_time(batch: int) -> tuple[int, int]:
-    """Gives the groups that images are multiplied in, and how many each has.
-
-    A CPU's compiler makes vector code of a gather of (8, 2) or (4, 2) values, and
-    scalar code, 4 times slower, of (16,), (2, 4) or (6, 2). Padding with images of
-    zeros costs less than that.
-
-    >>> images_at_a_time(3), images_at_a_time(5), images_at_a_time(17)
-    ((1, 3), (1, 8), (2, 16))
-    """
-    if batch <= 3:
-        return 1, batch
-    return (1, 8) if batch <= 8 else (-(-batch // 16), 16)
 
 
 def to_dense(kernel: SparseKernel) -> Float[Array, "rows columns"]:
@@ -189,36 +145,3 @@ def to_dense(kernel: SparseKernel) -> Float[Array, "rows columns"]:
     if kernel.scale is not None:
         dense = dense * kernel.scale
     return dense if kernel.axis == 0 else dense.T
-
-
-def _columns(columns: Array, kernel: SparseKernel) -> Array:
-    """Multiplies (inputs, ...) of float32 to (outputs, ...)."""
-    sums = [
-        _sum(v, i, columns) for v, i in zip(kernel.values, kernel.inputs, strict=True)
-    ]
-    y = jnp.concatenate(sums).at[kernel.order].get(mode="promise_in_bounds")
-    if kernel.owner is not None:
-        outputs = kernel.shape[1 - kernel.axis]
-        y = jax.ops.segment_sum(y, kernel.owner, outputs, indices_are_sorted=True)
-    return y if kernel.scale is None else y * _beside(kernel.scale, columns)
-
-
-def _sum(values: Array, inputs: Array, columns: Array) -> Array:
-    """Adds up values times inputs, a row of a block at a time."""
-
-    def turn(k: Any, sums: Array) -> Array:
-        seen = columns.at[inputs[k]].get(mode="promise_in_bounds")
-        return sums + _beside(values[k].astype(jnp.float32), columns) * seen
-
-    length, pieces = values.shape
-    zeros = jnp.zeros((pieces, *columns.shape[1:]), jnp.float32)
-    if not length:  # a block of outputs without live weights
-        return zeros
-    # A turn over few pieces costs more than its work; over many it is the other way
-    # round, and unrolling made fc6 of VGG-16 an eighth slower.
-    return lax.fori_loop(0, length, turn, zeros, unroll=4 if pieces <= NARROW else 1)
-
-
-def _beside(vector: Array, columns: Array) -> Array:
-    """Gives a vector the axes of columns."""
-    return vector.reshape(-1, *(1,) * (columns.ndim - 1))

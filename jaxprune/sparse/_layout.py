@@ -112,40 +112,45 @@ def cuts(length: np.ndarray) -> tuple[list[int], float]:
     return found[::-1], best[-1]
 
 
-def plan(lengths: np.ndarray) -> Plan:
-    """Chooses how far outputs of these numbers of live weights are cut, and blocks."""
+def plan(lengths: np.ndarray, cut: bool = True) -> Plan:
+    """Chooses how far outputs of these numbers of live weights are cut, and blocks.
+
+    Without `cut` every output is one piece.
+    """
     longest = max(1, int(lengths.max(initial=0)))
     mean = max(1, int(lengths.mean()) if lengths.size else 1)
-    caps = {longest} | {c * mean for c in (1, 2, 4) if c * mean < longest}
+    shorter = {c * mean for c in (1, 2, 4) if c * mean < longest}
+    caps = {longest} | (shorter if cut else set())
     options = []
     for cap in sorted(caps, reverse=True):
         made = pieces(lengths, cap)
         ends, cost = cuts(made.length)
-        cut = made.owner.size > lengths.size
+        several = made.owner.size > lengths.size
         # What is cut has to be added up again, one scattered addition a piece.
-        extra = BLOCK + ADD * made.owner.size if cut else 0.0
-        options.append(Plan(made, ends, cut, cost + extra))
+        extra = BLOCK + ADD * made.owner.size if several else 0.0
+        options.append(Plan(made, ends, several, cost + extra))
     return min(options, key=lambda option: option.cost)
 
 
-def blocks(mask: np.ndarray) -> tuple[list[Block], np.ndarray]:
+def blocks(mask: np.ndarray, cut: bool = True) -> tuple[list[Block], np.ndarray]:
     """Lays out the live weights of a matrix.
 
     Args:
       mask: (outputs, inputs), True where alive.
+      cut: whether outputs may be cut into pieces.
 
     Returns:
       The blocks, and the output that each piece belongs to, in their order.
     """
     live = np.flatnonzero(mask)
-    cut, ends, *_ = plan(np.count_nonzero(mask, axis=1))
+    found, ends, *_ = plan(np.count_nonzero(mask, axis=1), cut)
     made, begin = [], 0
     for end in ends:
-        start, length = cut.start[begin:end], cut.length[begin:end]
+        start, length = found.start[begin:end], found.length[begin:end]
         turns = np.arange(length.max(initial=0))[:, None]
         inside = turns < length
         at = np.where(inside, start + turns, 0)
         position = live[at] if live.size else np.zeros_like(at)
         made.append(Block(position, inside))
         begin = end
-    return made, cut.owner
+    return made, found.owner

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from jaxprune.report._program import Step, called, run_step
-from jaxprune.sparse._kernel import SparseKernel, product, to_dense
+from jaxprune.sparse._conv import SparseConv, conv_to_dense, convolved
+from jaxprune.sparse._kernel import SparseKernel, to_dense
+from jaxprune.sparse._product import product
 
 
 _LOG = logging.getLogger(__name__)
@@ -53,10 +55,12 @@ def lift(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _is_sparse(leaf: Any) -> bool:
-    return isinstance(leaf, SparseKernel)
+    return isinstance(leaf, SparseKernel | SparseConv)
 
 
 def _dense(value: Any) -> Any:
+    if isinstance(value, SparseConv):
+        return conv_to_dense(value)
     return to_dense(value) if _is_sparse(value) else value
 
 
@@ -87,17 +91,22 @@ def _replaced(eqn: Any, inputs: list[Any]) -> list[Any]:
     if inner is not None:
         return _evaluate(*inner, inputs)
     name, params, first = eqn.primitive.name, eqn.params, inputs[0]
+    y = None
     if name == "convert_element_type" and params["new_dtype"] == jnp.float32:
         return [first]
-    if name == "transpose":
+    if name == "transpose" and isinstance(first, SparseKernel):
         return [first.T if params["permutation"] == (1, 0) else first]
-    if name == "dot_general" and not all(map(_is_sparse, inputs)):
+    kinds = tuple(map(type, inputs))
+    if name == "dot_general" and kinds.count(SparseKernel) == 1:
         y = _dot(first, inputs[1], params["dimension_numbers"])
-        if y is not None:
-            return [y.astype(eqn.outvars[0].aval.dtype)]
+    if name == "conv_general_dilated" and not _is_sparse(first):
+        y = convolved(first, inputs[1], params)
+    if y is not None:
+        return [y.astype(eqn.outvars[0].aval.dtype)]
     _LOG.warning(
         "%s reads a sparse matrix, which has to be written out dense: %s. Leave its "
-        "path out of `sparsify`, or give the `axis` that its product sums over.",
+        "path out of `sparsify`, or give the `axis` that its product sums over; a "
+        "convolution has to have stride 1 and no groups.",
         name,
         ", ".join(str(leaf.shape) for leaf in inputs if _is_sparse(leaf)),
     )

@@ -1,6 +1,7 @@
 """From params and mask to params of which some are sparse."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import jax
@@ -11,7 +12,9 @@ from jaxtyping import PyTree
 from jaxprune._masks import map_masked
 from jaxprune._paths import leaf_names
 from jaxprune._types import Mask, Params
-from jaxprune.sparse._choose import DEFAULT, Costs, pays
+from jaxprune.sparse._choose import Costs, choose, conv_pays
+from jaxprune.sparse._conv import SparseConv, conv_to_dense, to_conv
+from jaxprune.sparse._costs import default_costs
 from jaxprune.sparse._kernel import SparseKernel, to_dense, to_kernel
 
 
@@ -20,55 +23,80 @@ def sparsify(
     mask: Mask,
     *,
     batch: int = 1,
-    costs: Costs = DEFAULT,
+    costs: Costs | None = None,
     where: Callable[[str, Any], bool] | None = None,
     values: str = "float32",
     axis: int = 0,
+    fast: bool | None = None,
+    convolutions: bool = False,
 ) -> PyTree:
     """Puts matrices that run faster without their dead weights in a form for that.
 
-    Matrices that would run slower so, convolutions, and leaves that the mask does not
-    cover stay arrays, their dead weights zero. Run the result by `lift`.
+    What would run slower so, and leaves that the mask does not cover, stay arrays,
+    their dead weights zero. Run the result by `lift`.
 
     Args:
       params: the weights, on the host or a device.
       mask: True where alive, `None` at leaves, or subtrees, never pruned.
       batch: images at a time that the choice is made for; any number will run.
-      costs: of a product in either form on the machine that will run it.
+      costs: of a product in every form on the machine that will run it, for instance
+        by `read_costs`; the default is `default_costs`.
       where: a function of (path, leaf), for instance `jaxprune.where("fc*/kernel")`:
-        the matrices to make sparse whatever they cost.
+        the leaves to make sparse whatever they cost.
       values: what live weights are stored as, "float32", "float16" or "int8".
       axis: of the inputs of every matrix: 0 as in Flax, 1 as in PyTorch and Equinox.
+      fast: whether sparse matrices are run by the kernel of the extra `fast`, on a
+        CPU; the default is where it is installed and faster. What is exported takes
+        False.
+      convolutions: whether kernels (rows, columns, in, out) of convolutions are taken
+        as well. Only the extra `fast` gains by them, where the model gives them to
+        XLA's convolution as they are, with stride 1 and no groups.
 
     Raises:
-      ValueError: if `batch` is less than 1, `where` chooses a leaf that is no matrix
-        of float32, or as `to_kernel`.
+      ValueError: if `batch` is less than 1, `where` chooses a leaf that cannot be
+        sparse, or as `to_kernel` and `default_costs`.
     """
     if batch < 1:
         raise ValueError(f"batch is {batch}, expected 1 or more.")
+    costs = default_costs() if costs is None else costs
+    numba = find_spec("numba") is not None if fast is None else fast
+    convolutions = convolutions and numba
+
+    def form(alive: np.ndarray) -> str:
+        if alive.ndim == 4:
+            pays = where is not None or conv_pays(alive, costs)
+            return "conv" if pays else "dense"
+        dense = where is None
+        return choose(alive, batch, costs, axis=axis, fast=fast, dense=dense)
 
     def at_leaf(leaf: Any, alive: Any, name: str) -> Any:
-        matrix = leaf.ndim == 2 and leaf.dtype == jnp.float32
-        if where is not None:
-            chosen = where(name, leaf)
-            if chosen and not matrix:
-                raise ValueError(
-                    f"{name} has shape {leaf.shape} and dtype {leaf.dtype}; only "
-                    "float32 matrices can be sparse. Leave it out of `where`."
-                )
-        else:
-            chosen = matrix and pays(np.asarray(alive), batch, costs, axis=axis)
-        if chosen:
-            return to_kernel(leaf, alive, axis=axis, values=values)
-        return jnp.where(alive, leaf, 0).astype(leaf.dtype)
+        fits = leaf.ndim == 2 or (leaf.ndim == 4 and convolutions)
+        fits = fits and leaf.dtype == jnp.float32
+        chosen = fits if where is None else where(name, leaf)
+        if chosen and not fits:
+            raise ValueError(
+                f"{name} has shape {leaf.shape} and dtype {leaf.dtype}; only float32 "
+                "matrices can be sparse, and with numba and convolutions=True kernels "
+                "of convolutions. Leave it out of `where`."
+            )
+        best = form(np.asarray(alive)) if chosen else "dense"
+        if best == "dense":
+            return jnp.where(alive, leaf, 0).astype(leaf.dtype)
+        if best == "conv":
+            return to_conv(leaf, alive, values=values)
+        by_numba = best == "fast" if fast is None else fast
+        return to_kernel(leaf, alive, axis=axis, values=values, fast=by_numba)
 
     return map_masked(at_leaf, params, mask, leaf_names(params))
 
 
 def densify(params: PyTree) -> Params:
     """Writes every sparse leaf out as an array; float32 weights come back unchanged."""
-    return jax.tree.map(
-        lambda p: to_dense(p) if isinstance(p, SparseKernel) else p,
-        params,
-        is_leaf=lambda p: isinstance(p, SparseKernel),
-    )
+
+    def dense(leaf: Any) -> Any:
+        if isinstance(leaf, SparseConv):
+            return conv_to_dense(leaf)
+        return to_dense(leaf) if isinstance(leaf, SparseKernel) else leaf
+
+    sparse = lambda leaf: isinstance(leaf, SparseKernel | SparseConv)
+    return jax.tree.map(dense, params, is_leaf=sparse)

@@ -1,0 +1,122 @@
+"""The product by a numba kernel that XLA calls, on all threads of XLA's pool."""
+
+import logging
+import os
+import sys
+import threading
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxprune.sparse import _abi as abi
+from jaxprune.sparse import _worker as job
+from jaxprune.sparse._handler import handler
+from jaxprune.sparse._kernel import SparseKernel
+
+
+Kind = Literal["one", "many", "conv"]
+_LOG = logging.getLogger(__name__)
+ALONE = 2**16  # weights times images up to which a second thread does not pay
+_MOST = 16  # threads
+
+
+_LOCK = threading.Lock()
+_FOUND: dict[tuple[str, str, Kind], str | None] = {}  # what `target` gave
+
+
+def target(values: str, inputs: str, kind: Kind) -> str | None:
+    """Gives the name by which XLA knows the kernel for two dtypes.
+
+    It is compiled and registered at the first call in a process. That takes some
+    seconds, so one image and many have a kernel each.
+
+    Returns:
+      The name, or `None` where there is no kernel; a line of the log says why.
+    """
+    key = (values, inputs, kind)
+    with _LOCK:
+        if key not in _FOUND:
+            _FOUND[key] = _register(*key)
+        return _FOUND[key]
+
+
+def _register(values: str, inputs: str, kind: Kind) -> str | None:
+    name = f"jaxprune_sparse_{values}_{inputs}_{kind}"
+    try:
+        if sys.maxsize < 2**63 - 1 or sys.byteorder != "little":
+            raise ValueError("the processor is not of 64 bits, little-endian.")
+        _, minor = abi.version()
+        compiled = handler(values, inputs, kind, minor)
+        capsule = jax.ffi.pycapsule(compiled.ctypes)
+        jax.ffi.register_ffi_target(name, capsule, platform="cpu")
+    except ImportError as error:
+        _LOG.warning(
+            "sparse products run by XLA alone, which is slower: the package %s is not "
+            "installed; pip install 'jaxprune[fast]'.",
+            error.name,
+        )
+    except Exception as error:  # whatever numba or LLVM lacks on this machine
+        _LOG.warning("sparse products run by XLA alone, which is slower: %s", error)
+    else:
+        return name
+    return None
+
+
+def fast(
+    rows: Float[Array, "batch inputs"], kernel: SparseKernel, name: str
+) -> Float[Array, "batch outputs"]:
+    """Multiplies by the kernel that `target` registered as `name`; CPU only."""
+    batch = rows.shape[0]
+    pieces, outputs = kernel.order.size, kernel.shape[1 - kernel.axis]
+    images = padded(batch)
+    if images > 1:
+        rows = jnp.pad(rows, ((0, images - batch), (0, 0))).T
+    work = images * sum(v.size for v in kernel.values)
+    threads = min(_MOST, os.cpu_count() or 1, 1 + work // ALONE)
+    owner = jnp.zeros(0, jnp.int32) if kernel.owner is None else kernel.owner
+    sums = (threads, pieces * images)
+    operands = (rows, kernel.order, owner)
+    return custom_call(name, (batch, outputs), sums, operands, kernel)
+
+
+def custom_call(
+    name: str,
+    out: tuple[int, int],
+    sums: tuple[int, int],
+    operands: tuple[Array, Array, Array],
+    kernel: SparseKernel,
+) -> Float[Array, "_ _"]:
+    """Has XLA call what `target` registered.
+
+    Args:
+      name: what `target` gave.
+      out: shape of the result.
+      sums: threads at most, and floats that each may write.
+      operands: the first three.
+      kernel: its scale, values and inputs are the others.
+    """
+    words = 2 * (job.HEAD + job.BLOCK * len(kernel.values))
+    call = jax.ffi.ffi_call(
+        name,
+        (
+            jax.ShapeDtypeStruct(out, jnp.float32),
+            jax.ShapeDtypeStruct(sums, jnp.float32),
+            # Words of 64 bits, which JAX has not by default.
+            jax.ShapeDtypeStruct((words,), jnp.int32),
+        ),
+    )
+    scale = jnp.zeros(0) if kernel.scale is None else kernel.scale
+    pairs = zip(kernel.values, kernel.inputs, strict=True)
+    return call(*operands, scale, *(a for pair in pairs for a in pair))[0]
+
+
+def padded(batch: int) -> int:
+    """Gives how many images are multiplied, zeros added: as many as vectors hold.
+
+    >>> [padded(batch) for batch in (1, 3, 8, 17)]
+    [1, 4, 8, 32]
+    """
+    lanes = next((n for n in (1, 4, 8) if batch <= n), 16)
+    return -(-batch // lanes) * lanes

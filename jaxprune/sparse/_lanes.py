@@ -1,0 +1,202 @@
+"""Vector code that numba does not write by itself, as its intrinsics.
+
+numba cannot be told that arrays do not overlap, so LLVM leaves `sums[r] += v[r] *
+x[i[r]]` scalar. Here the vectors are spelled out. Arrays are given by their addresses.
+"""
+
+from importlib import import_module
+from typing import Any, NamedTuple, no_type_check
+
+
+class Lanes(NamedTuple):
+    """Intrinsics of numba; all arguments and results are of 64 bits.
+
+    Attributes:
+      words: (address): the address as a pointer, for `numba.carray`.
+      add: (address, number): adds to a word, at once for all threads; gives the word
+        as it was.
+      call: (function, argument): calls a function of C of one pointer.
+    """
+
+    words: Any
+    add: Any
+    call: Any
+
+
+def _modules() -> tuple[Any, Any, Any]:
+    """Imports what writes LLVM's code, and what makes numba take it."""
+    nb: Any = import_module("numba")
+    return (
+        import_module("llvmlite.ir"),
+        nb.types,
+        import_module("numba.extending").intrinsic,
+    )
+
+
+@no_type_check
+def lanes():
+    """Makes the intrinsics that know no types of weights."""
+    ir, types, intrinsic = _modules()
+
+    word = ir.IntType(64)
+
+    @intrinsic
+    def words(typing, address):
+        def code(context, builder, signature, args):
+            return builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+
+        return types.voidptr(types.int64), code
+
+    @intrinsic
+    def add(typing, address, number):
+        def code(context, builder, signature, args):
+            pointer = builder.inttoptr(args[0], word.as_pointer())
+            return builder.atomic_rmw("add", pointer, args[1], "seq_cst")
+
+        return types.int64(types.int64, types.int64), code
+
+    @intrinsic
+    def call(typing, function, argument):
+        def code(context, builder, signature, args):
+            kind = ir.FunctionType(word, [word]).as_pointer()
+            return builder.call(builder.inttoptr(args[0], kind), [args[1]])
+
+        return types.int64(types.int64, types.int64), code
+
+    return Lanes(words, add, call)
+
+
+@no_type_check
+def one_image(values, inputs, n):
+    """Makes an intrinsic: adds the products of n weights of n outputs to their sums.
+
+    Its arguments: addresses of the first value, its input, `x` and the first sum.
+
+    Args:
+      values: "float32", "float16" or "int8".
+      inputs: "uint16" or "uint32".
+      n: weights at a time.
+    """
+    ir, types, intrinsic = _modules()
+
+    @intrinsic
+    def turn(typing, value, source, x, total):
+        def code(context, builder, signature, args):
+            weights = _weights(ir, builder, args[0], values, n)
+            kind = _index(ir, inputs)
+            index = _load(ir, builder, args[1], kind, n)
+            first = builder.inttoptr(args[2], ir.FloatType().as_pointer())
+            # Processors gather no faster than they load; LLVM makes a gather of this
+            # where it knows better.
+            seen = ir.Constant(ir.VectorType(ir.FloatType(), n), ir.Undefined)
+            for k in range(n):
+                at = ir.Constant(ir.IntType(32), k)
+                place = builder.extract_element(index, at)
+                place = builder.zext(place, ir.IntType(64))
+                one = builder.load(builder.gep(first, [place]))
+                seen = builder.insert_element(seen, one, at)
+            sums = _load(ir, builder, args[3], ir.FloatType(), n)
+            sums = _multiply_add(builder, weights, seen, sums)
+            _store(ir, builder, args[3], sums)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 4), code
+
+    return turn
+
+
+@no_type_check
+def many_images(values, inputs, n, vectors, table=False):
+    """Makes an intrinsic: adds the products of one output's weights to its sums.
+
+    Its arguments: addresses of the first value and its input, how many values lie
+    between a weight and the next, their number, the address of `x` (inputs, images) at
+    the first image, the bytes of a row of it, and the address of the sums. The sums of
+    `n * vectors` images stay in registers meanwhile.
+
+    With `table`, an input is looked up instead of multiplied by the bytes of a row: in
+    their place comes the address of a table of bytes from `x`, of 64 bits each.
+    """
+    ir, types, intrinsic = _modules()
+    cgutils: Any = import_module("numba.core.cgutils")
+
+    vector, word = ir.VectorType(ir.FloatType(), n), ir.IntType(64)
+    width = {"float32": 4, "float16": 2, "int8": 1}[values]
+
+    @intrinsic
+    def dot(typing, value, source, stride, count, x, row, total):
+        def code(context, builder, signature, args):
+            value, source, stride, count, x, row, total = args
+            step = lambda k: ir.Constant(word, 4 * n * k)
+            held = [cgutils.alloca_once(builder, vector) for _ in range(vectors)]
+            for k, sums in enumerate(held):
+                at = builder.add(total, step(k))
+                builder.store(_load(ir, builder, at, ir.FloatType(), n), sums)
+            with cgutils.for_range(builder, count) as loop:
+                at = builder.mul(loop.index, stride)
+                place = builder.add(value, builder.mul(at, ir.Constant(word, width)))
+                weight = _weights(ir, builder, place, values, 1)
+                weight = _splat(ir, builder, weight, n)
+                kind = _index(ir, inputs)
+                size = ir.Constant(word, kind.width // 8)
+                place = builder.add(source, builder.mul(at, size))
+                index = _load(ir, builder, place, kind, 1)
+                index = builder.extract_element(index, ir.Constant(ir.IntType(32), 0))
+                index = builder.zext(index, word)
+                if table:
+                    first = builder.inttoptr(row, word.as_pointer())
+                    index = builder.load(builder.gep(first, [index]))
+                else:
+                    index = builder.mul(index, row)
+                first = builder.add(x, index)
+                for k, sums in enumerate(held):
+                    place = builder.add(first, step(k))
+                    seen = _load(ir, builder, place, ir.FloatType(), n)
+                    new = _multiply_add(builder, weight, seen, builder.load(sums))
+                    builder.store(new, sums)
+            for k, sums in enumerate(held):
+                _store(ir, builder, builder.add(total, step(k)), builder.load(sums))
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 7), code
+
+    return dot
+
+
+@no_type_check
+def _weights(ir, builder, address, values, n):
+    """Loads n values as float32."""
+    vector = ir.VectorType(ir.FloatType(), n)
+    if values == "float32":
+        return _load(ir, builder, address, ir.FloatType(), n)
+    if values == "float16":
+        return builder.fpext(_load(ir, builder, address, ir.HalfType(), n), vector)
+    return builder.sitofp(_load(ir, builder, address, ir.IntType(8), n), vector)
+
+
+@no_type_check
+def _index(ir, inputs):
+    return ir.IntType({"uint16": 16, "uint32": 32}[inputs])
+
+
+@no_type_check
+def _load(ir, builder, address, kind, n):
+    vector = ir.VectorType(kind, n)
+    return builder.load(builder.inttoptr(address, vector.as_pointer()), align=1)
+
+
+@no_type_check
+def _store(ir, builder, address, vector):
+    builder.store(vector, builder.inttoptr(address, vector.type.as_pointer()), align=4)
+
+
+@no_type_check
+def _splat(ir, builder, vector, n):
+    """Repeats the one element of a vector."""
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), n), [0] * n)
+    return builder.shuffle_vector(vector, vector, mask)
+
+
+@no_type_check
+def _multiply_add(builder, a, b, c):
+    return builder.fadd(builder.fmul(a, b, flags=("contract",)), c, flags=("contract",))

@@ -1,0 +1,163 @@
+"""What the threads of the fast product do: take turns of the loop until none is left.
+
+A product is a job, an array of words in a buffer of XLA's that lives as long as the
+custom call. A chunk is some turns of one block; any thread takes the next one, and adds
+to sums of its own, (pieces, images) each. Who ends last adds up the sums of all.
+"""
+
+from importlib import import_module
+from typing import Any, NamedTuple, no_type_check
+
+from jaxprune.sparse._lanes import lanes, many_images, one_image
+
+
+# Words of a job; those of its blocks follow.
+NEXT, LEFT, JOINED, API, FUTURE, CHUNKS, BLOCKS = range(7)
+X, SUMS, OUT, ORDER, OWNER, SCALE = range(7, 13)
+OUTPUTS, BATCH, IMAGES, PIECES, THREADS = range(13, 18)
+ARGUMENTS = 24  # of XLA's functions, 8 words
+HEAD = 32
+# Words of a block.
+VALUES, INPUTS, LONGEST, WIDE, FIRST, BEGIN = range(6)
+BLOCK = 6
+CHUNK, FEWEST = 2**14, 16  # weights of a chunk, about, and turns at least
+
+
+class Worker(NamedTuple):
+    """Compiled functions of the address of a job.
+
+    Attributes:
+      share: works on it until no chunk is left, and tells whether it was the last.
+      finish: writes the outputs.
+      chunks: of the turns and pieces of a block: how many chunks it has.
+    """
+
+    share: Any
+    finish: Any
+    chunks: Any
+
+
+@no_type_check
+def worker(values, inputs, many):
+    """Compiles the functions for two dtypes, and for one image or many."""
+    nb: Any = import_module("numba")
+
+    words, add, _ = lanes()
+    value_size = {"float32": 4, "float16": 2, "int8": 1}[values]
+    input_size = {"uint16": 2, "uint32": 4}[inputs]
+    word, single, natural = nb.int64, nb.float32, nb.uint32
+
+    @nb.njit
+    def turns(wide):
+        return max(FEWEST, CHUNK // wide)
+
+    sweep = (_matrix if many else _vector)(nb, values, inputs, value_size, input_size)
+
+    @nb.njit
+    def chunks(longest, wide):
+        return -(-longest // turns(wide))
+
+    @nb.njit
+    def share(job):
+        head = nb.carray(words(job), HEAD, word)
+        blocks = nb.carray(words(job + 8 * HEAD), (head[BLOCKS], BLOCK), word)
+        images = head[IMAGES]
+        size = head[PIECES] * images
+        own = head[SUMS] + 4 * size * add(job + 8 * JOINED, 1)
+        zeros = nb.carray(words(own), size, single)
+        for k in range(size):
+            zeros[k] = 0
+        while True:
+            chunk = add(job + 8 * NEXT, 1)
+            if chunk >= head[CHUNKS]:
+                break
+            b = head[BLOCKS] - 1
+            while chunk < blocks[b, BEGIN]:
+                b -= 1
+            wide = blocks[b, WIDE]
+            begin = (chunk - blocks[b, BEGIN]) * turns(wide)
+            count = min(turns(wide), blocks[b, LONGEST] - begin)
+            value = blocks[b, VALUES] + begin * wide * value_size
+            source = blocks[b, INPUTS] + begin * wide * input_size
+            sums = own + 4 * images * blocks[b, FIRST]
+            sweep(value, source, wide, count, head[X], sums, images)
+        return add(job + 8 * LEFT, -1) == 1
+
+    @nb.njit
+    def finish(job):
+        head = nb.carray(words(job), HEAD, word)
+        outputs, pieces, images = head[OUTPUTS], head[PIECES], head[IMAGES]
+        parts = (head[JOINED], pieces, images)
+        sums = nb.carray(words(head[SUMS]), parts, single)
+        out = nb.carray(words(head[OUT]), (head[BATCH], outputs), single)
+        order = nb.carray(words(head[ORDER]), pieces, natural)
+        owner = nb.carray(words(head[OWNER]), pieces, nb.int32)
+        scale = nb.carray(words(head[SCALE]), outputs, single)
+        cut = head[OWNER] != 0
+        for image in range(head[BATCH]):
+            if cut:
+                out[image, :] = 0
+            for k in range(pieces):
+                piece = order[k]
+                total = sums[0, piece, image]
+                for part in range(1, parts[0]):
+                    total += sums[part, piece, image]
+                if cut:
+                    out[image, owner[k]] += total
+                else:
+                    out[image, k] = total
+            if head[SCALE] != 0:
+                for k in range(outputs):
+                    out[image, k] *= scale[k]
+
+    return Worker(share, finish, chunks)
+
+
+@no_type_check
+def _vector(nb, values, inputs, value_size, input_size):
+    """Compiles turns of a block for one image."""
+    one16, one1 = one_image(values, inputs, 16), one_image(values, inputs, 1)
+
+    @nb.njit
+    def vector(value, source, wide, count, x, sums, images):
+        whole = wide - wide % 16
+        for _ in range(count):
+            for r in range(0, whole, 16):
+                one16(value + r * value_size, source + r * input_size, x, sums + 4 * r)
+            for r in range(whole, wide):
+                one1(value + r * value_size, source + r * input_size, x, sums + 4 * r)
+            value += wide * value_size
+            source += wide * input_size
+
+    return vector
+
+
+@no_type_check
+def _matrix(nb, values, inputs, value_size, input_size):
+    """Compiles turns of a block for 4, 8 or a multiple of 16 images."""
+    four, eight = many_images(values, inputs, 4, 1), many_images(values, inputs, 8, 1)
+    some, most = many_images(values, inputs, 16, 1), many_images(values, inputs, 16, 4)
+
+    @nb.njit
+    def matrix(value, source, wide, count, x, sums, images):
+        row = 4 * images
+        for _ in range(wide):
+            if images == 4:
+                four(value, source, wide, count, x, row, sums)
+            elif images == 8:
+                eight(value, source, wide, count, x, row, sums)
+            else:
+                done = 0
+                while done < images:
+                    at, to = x + 4 * done, sums + 4 * done
+                    if images - done >= 64:
+                        most(value, source, wide, count, at, row, to)
+                        done += 64
+                    else:
+                        some(value, source, wide, count, at, row, to)
+                        done += 16
+            value += value_size
+            source += input_size
+            sums += row
+
+    return matrix

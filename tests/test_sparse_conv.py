@@ -1,0 +1,171 @@
+"""The direct sparse convolution against SciPy's and XLA's dense ones."""
+
+import logging
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.signal import correlate
+
+import jaxprune
+from jaxprune import sparse
+
+
+pytest.importorskip("numba", reason="numba, of the extra fast, is missing")
+RNG = np.random.default_rng(0)
+NUMBERS = ("NHWC", "HWIO", "NHWC")
+
+
+def pruned(shape, keep=0.3):
+    return RNG.standard_normal(shape).astype(np.float32), RNG.random(shape) < keep
+
+
+def images(*shape):
+    return jnp.asarray(RNG.standard_normal(shape), jnp.float32)
+
+
+def close(a, b, relative=1e-5):
+    a, b = np.asarray(a), np.asarray(b)
+    assert a.shape == b.shape
+    assert abs(a - b).max(initial=0) <= relative * abs(b).max(initial=0)
+
+
+def scipys(x, w, padding):
+    """Sums SciPy's correlations of every channel."""
+    x = np.pad(np.asarray(x, float), ((0, 0), *padding, (0, 0)))
+    one = lambda image, o: sum(
+        correlate(image[..., c], w[..., c, o].astype(float), "valid", "direct")
+        for c in range(w.shape[2])
+    )
+    each = [[one(image, o) for o in range(w.shape[3])] for image in x]
+    return np.moveaxis(np.array(each), 1, -1)
+
+
+CASES = {
+    "3 x 3": ((9, 11), (3, 3, 4, 37), ((1, 1), (1, 1))),
+    "one output": ((5, 6), (5, 5, 2, 1), ((0, 0), (0, 0))),
+    "1 x 1": ((4, 4), (1, 1, 8, 3), ((0, 0), (0, 0))),
+    "uneven": ((7, 5), (2, 3, 3, 20), ((0, 2), (1, 0))),
+    "as small as the window": ((3, 3), (3, 3, 2, 4), ((0, 0), (0, 0))),
+    "wide": ((20, 30), (3, 3, 2, 3), ((1, 1), (1, 1))),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_convolution_is_scipys(case):
+    size, shape, padding = CASES[case]
+    w, mask = pruned(shape)
+    conv = sparse.to_conv(w, mask)
+    run = jax.jit(lambda x, conv: sparse.convolve(x, conv, padding))
+    for batch in (1, 3):
+        x = images(batch, *size, shape[2])
+        close(run(x, conv), scipys(x, np.where(mask, w, 0), padding))
+    np.testing.assert_array_equal(sparse.conv_to_dense(conv), np.where(mask, w, 0))
+    assert "jaxprune_sparse_float32_uint16_conv" in run.lower(x, conv).as_text()
+
+
+def test_outputs_without_live_weights():
+    w, mask = pruned((3, 3, 2, 4))
+    mask[..., 1] = False
+    none = np.zeros_like(mask)
+    x, padding = images(1, 6, 6, 2), ((1, 1), (1, 1))
+    want = scipys(x, np.where(mask, w, 0), padding)
+    close(sparse.convolve(x, sparse.to_conv(w, mask), padding), want)
+    close(sparse.convolve(x, sparse.to_conv(w, none), padding), np.zeros((1, 6, 6, 4)))
+
+
+@pytest.mark.parametrize("values", ["float16", "int8"])
+def test_narrow_values(values):
+    w, mask = pruned((3, 3, 4, 5))
+    conv = sparse.to_conv(w, mask, values=values)
+    x, padding = images(2, 6, 6, 4), ((1, 1), (1, 1))
+    dense = np.asarray(sparse.conv_to_dense(conv))
+    close(sparse.convolve(x, conv, padding), scipys(x, dense, padding))
+    close(dense, np.where(mask, w, 0), {"float16": 1e-3, "int8": 5e-3}[values])
+
+
+def dense_conv(x, w):
+    return jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=NUMBERS)
+
+
+def test_gradients_and_vmap():
+    w, mask = pruned((3, 3, 4, 5))
+    conv, w = sparse.to_conv(w, mask), jnp.where(mask, w, 0)
+    f = lambda x: (sparse.convolve(x, conv, ((1, 1), (1, 1))) ** 2).sum()
+    g = lambda x: (dense_conv(x, w) ** 2).sum()
+    x = images(2, 6, 7, 4)
+    close(jax.jit(jax.grad(f))(x), jax.grad(g)(x))
+    close(jax.vmap(f)(x[:, None]), jax.vmap(g)(x[:, None]))
+    twice = jax.tree.map(lambda a: jnp.stack([a, a]), conv)
+    run = lambda c: sparse.convolve(x, c, ((1, 1), (1, 1)))
+    both = dense_conv(x, w)
+    close(jax.vmap(run)(twice), jnp.stack([both, both]))
+
+
+class Net(nn.Module):
+    """Convolutions that can be sparse, and one with a stride that cannot."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Conv(8, (3, 3), name="conv1")(x))
+        x = nn.relu(nn.Conv(6, (3, 3), padding="VALID", name="conv2")(x))
+        x = nn.Conv(4, (3, 3), strides=(2, 2), name="conv3")(x)
+        return nn.Dense(10, name="fc")(x.reshape(x.shape[0], -1))
+
+
+def test_an_unchanged_model_runs(caplog):
+    x = images(2, 8, 8, 3)
+    params = Net().init(jax.random.key(0), x)["params"]
+    some = lambda p: jnp.asarray(RNG.random(p.shape) < 0.3) if p.ndim > 1 else None
+    mask = jax.tree.map(some, params)
+    run = jax.jit(sparse.lift(lambda p, x: Net().apply({"params": p}, x)))
+    want = Net().apply({"params": jaxprune.apply_mask(params, mask)}, x)
+    make = lambda *names: sparse.sparsify(
+        params,
+        mask,
+        where=lambda name, _: name.split("/")[0] in names,
+        convolutions=True,
+    )
+    some = make("conv1", "conv2", "fc")
+    assert isinstance(some["conv2"]["kernel"], sparse.SparseConv)
+    with caplog.at_level(logging.WARNING, "jaxprune.sparse"):
+        close(run(some, x), want)
+    assert not caplog.text
+    assert run.lower(some, x).as_text().count("_conv(") == 2
+    np.testing.assert_array_equal(
+        sparse.densify(some)["conv2"]["kernel"],
+        jaxprune.apply_mask(params, mask)["conv2"]["kernel"],
+    )
+    with caplog.at_level(logging.WARNING, "jaxprune.sparse"):
+        close(run(make("conv3"), x), want)
+    assert "written out dense: (3, 3, 6, 4)" in caplog.text
+
+
+def test_the_axes_of_images_are_free():
+    w, mask = pruned((3, 3, 4, 5))
+    x = images(2, 4, 6, 7)
+    f = lambda w: jax.lax.conv_general_dilated(
+        x, w, (1, 1), "SAME", dimension_numbers=("NCHW", "HWIO", "HNWC")
+    )
+    close(sparse.lift(f)(sparse.to_conv(w, mask)), f(jnp.where(mask, w, 0)))
+
+
+def test_without_a_kernel_xla_convolves(monkeypatch):
+    w, mask = pruned((3, 3, 4, 5))
+    monkeypatch.setattr("jaxprune.sparse._conv.target", lambda *_: None)
+    x = images(1, 6, 6, 4)
+    want = dense_conv(x, jnp.where(mask, w, 0))
+    close(sparse.convolve(x, sparse.to_conv(w, mask), ((1, 1), (1, 1))), want)
+
+
+def test_only_sparse_enough_convolutions_are_taken():
+    shape = (3, 3, 64, 64)
+    params = {name: pruned(shape)[0] for name in "ab"}
+    mask = {"a": pruned(shape, 0.05)[1], "b": pruned(shape, 0.9)[1]}
+    made = sparse.sparsify(params, mask, costs=sparse.Costs(), convolutions=True)
+    assert [isinstance(made[k], sparse.SparseConv) for k in "ab"] == [True, False]
+    for off in ({"convolutions": False}, {"convolutions": True, "fast": False}):
+        made = sparse.sparsify(params, mask, costs=sparse.Costs(), **off)
+        assert not isinstance(made["a"], sparse.SparseConv)
