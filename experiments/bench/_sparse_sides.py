@@ -11,6 +11,7 @@ from jaxprune import sparse
 
 
 DENSE, CHOSEN = "dense XLA", "as chosen"
+CONVOLUTIONS = "chosen, with convolutions"
 
 
 class Side(NamedTuple):
@@ -37,15 +38,20 @@ Maker = Callable[[np.ndarray], Side]
 # made for. A kernel of another kind is one more line.
 FORMS: dict[str, Callable[[Any, Any, int], Any]] = {
     DENSE: lambda params, mask, batch: params,
-    "sparse f32": lambda params, mask, batch: sparse.sparsify(
-        params, mask, where=_matrices
+    "sparse f32": lambda params, mask, batch: _all(params, mask, fast=False),
+    "sparse int8": lambda params, mask, batch: _all(
+        params, mask, fast=False, values="int8"
     ),
-    "sparse int8": lambda params, mask, batch: sparse.sparsify(
-        params, mask, where=_matrices, values="int8"
+    "fast f32": lambda params, mask, batch: _all(params, mask, fast=True),
+    "fast int8": lambda params, mask, batch: _all(
+        params, mask, fast=True, values="int8"
     ),
     CHOSEN: lambda params, mask, batch: sparse.sparsify(params, mask, batch=batch),
+    CONVOLUTIONS: lambda params, mask, batch: sparse.sparsify(
+        params, mask, batch=batch, convolutions=True
+    ),
 }
-CHOICES = {CHOSEN}
+CHOICES = {CHOSEN, CONVOLUTIONS}
 """The forms that depend on the batch, and may leave a layer dense."""
 
 
@@ -87,6 +93,10 @@ def jax_side(side: str, forms: Forms, case: Case) -> Maker:
         )
 
     return make
+
+
+def _all(params: Any, mask: Any, **how: Any) -> Any:
+    return sparse.sparsify(params, mask, where=_matrices, **how)
 
 
 def _matrices(_: str, leaf: Any) -> bool:

@@ -1,7 +1,6 @@
 """A pruned convolution in a form made for execution, and its direct computation."""
 
 import dataclasses
-import os
 from typing import Any
 
 import jax
@@ -10,7 +9,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Num
 
-from jaxprune.sparse._fast import custom_call, target
+from jaxprune.sparse._fast import cores, custom_call, target
 from jaxprune.sparse._kernel import SparseKernel, to_kernel
 from jaxprune.sparse._kernel import to_dense as matrix_to_dense
 
@@ -184,7 +183,7 @@ def _direct(x: Array, conv: SparseConv, padding: Padding, name: str) -> Array:
     positions = -(-used // 16) * 16
     order = conv.matrix.order
     place = jnp.zeros_like(order).at[order].set(jnp.arange(outputs, dtype=order.dtype))
-    threads = min(_MOST, os.cpu_count() or 1)
+    threads = min(_MOST, cores())
     y = custom_call(
         name,
         (outputs, positions),

@@ -74,7 +74,7 @@ def fast(
     if images > 1:
         rows = jnp.pad(rows, ((0, images - batch), (0, 0))).T
     work = images * sum(v.size for v in kernel.values)
-    threads = min(_MOST, os.cpu_count() or 1, 1 + work // ALONE)
+    threads = min(_MOST, cores(), 1 + work // ALONE)
     owner = jnp.zeros(0, jnp.int32) if kernel.owner is None else kernel.owner
     sums = (threads, pieces * images)
     operands = (rows, kernel.order, owner)
@@ -110,6 +110,13 @@ def custom_call(
     scale = jnp.zeros(0) if kernel.scale is None else kernel.scale
     pairs = zip(kernel.values, kernel.inputs, strict=True)
     return call(*operands, scale, *(a for pair in pairs for a in pair))[0]
+
+
+def cores() -> int:
+    """Counts the cores that this process may use, as XLA does for its pool."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def padded(batch: int) -> int:
