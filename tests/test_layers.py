@@ -10,9 +10,9 @@ import numpy as np
 import paper_nets
 import pytest
 
-from experiments import data, files, layers, lenet300_prune, paper
+from experiments import data, files, layer_sources, layers, lenet300_prune, paper
 from experiments.config import Data, as_dict
-from experiments.models import LENET300, SQUEEZENET
+from experiments.models import LENET300, SQUEEZENET, weights
 
 
 def test_the_printed_tables_are_those_of_the_paper():
@@ -24,21 +24,30 @@ def test_the_printed_tables_are_those_of_the_paper():
 
 
 @pytest.mark.parametrize(
-    ("name", "weights", "flop"),
+    ("name", "size", "flop"),
     [("AlexNet", 60_954_656, 1_448_813_632), ("VGG-16", 138_344_128, 30_940_528_640)],
 )
-def test_tables_of_the_large_networks(name, weights, flop, tmp_path, capsys):
+def test_tables_of_the_large_networks(name, size, flop, tmp_path, capsys):
     """FLOP% comes out of the paper's own percentages, to within a point."""
     out = tmp_path / "table.csv"
     assert layers.main(["--network", name, "--out", str(out)]) == 0
     rows = list(csv.DictReader(out.read_text().splitlines()))
     assert len(rows) == len(paper_nets.table(name))
     assert rows[-1]["layer"] == "total"
-    assert (int(rows[-1]["weights"]), int(rows[-1]["flop"])) == (weights, flop)
+    assert (int(rows[-1]["weights"]), int(rows[-1]["flop"])) == (size, flop)
     for row in rows:
         found, printed = row["flop_needed_percent"], row["paper_flop_percent"]
         assert float(found) == pytest.approx(float(printed), abs=1)
     assert "not measured" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["LeNet-300-100", "LeNet-5", "AlexNet", "VGG-16"])
+def test_the_total_of_activations(name):
+    """What the paper prints is the mean over units, counted after pooling."""
+    subject = layer_sources.printed(layer_sources.NETWORKS[name])
+    total = layers.table(subject)[-1]
+    found, printed = total["activations_percent"], total["paper_activations_percent"]
+    assert found == pytest.approx(printed, abs=0.5)
 
 
 def test_a_run_beside_its_table(tmp_path, capsys):
@@ -109,7 +118,8 @@ def test_the_published_squeezenet(tmp_path):
     source = data.open_source(images, "validation[:4]")
     (batch,) = data.make_batches(source, images, batch=4, seed=None)
     x = np.asarray(batch.image)[..., ::-1] - np.array([104, 117, 123], np.float32)
-    params = layers.weights.load_weights(path, layers.shapes(SQUEEZENET), SQUEEZENET)
+    like = layer_sources.shapes(SQUEEZENET)
+    params = weights.load_weights(path, like, SQUEEZENET)
     kernel = np.asarray(params["conv1"]["kernel"]).reshape(-1, 96)
     windows = np.lib.stride_tricks.sliding_window_view(x, (7, 7), (1, 2))[:, ::2, ::2]
     patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(4, 111, 111, -1)
