@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,6 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 
 _BLUE, _RED, _GREY = "#1f5fa8", "#c0392b", "#8a8a8a"
-_TRADEOFF = {
-    "l1": ("#7d3fa0", "o:"),
-    "l2": (_BLUE, "o:"),
-    "l1 retrained": ("#d99a00", "o-"),
-    "l2 retrained": ("#2e8b57", "o-"),
-    "l2 iterative": (_RED, "o-"),
-}
 
 
 def curves(
@@ -191,54 +184,6 @@ def attention(path: Path, mask: np.ndarray, title: str) -> None:
     image = axes.imshow(mask.sum(1).reshape(side, side), cmap="viridis", vmin=0)
     figure.colorbar(image, ax=axes, label="live weights")
     axes.set(xlabel="column of the image", ylabel="row of the image")
-    axes.set_title(title, fontsize=10)
-    save(figure, path)
-
-
-def tradeoff(
-    path: Path,
-    rows: Sequence[Mapping[str, str]],
-    lines: Sequence[str],
-    title: str,
-) -> None:
-    """Draws error over compression as the paper's figure 5, a line a way to prune.
-
-    Args:
-      path: file to write.
-      rows: of `experiments.tradeoff`: the seeds of each `line` at each `target`, with
-        their `error` and `dense_error` in percent.
-      lines: which lines, in the order of the legend.
-      title: stands above.
-    """
-    figure = Figure(figsize=(7.5, 4.8), layout="constrained")
-    axes = figure.subplots()
-    for line in lines:
-        errors: dict[float, list[float]] = {}
-        for row in rows:
-            if row["line"] == line:
-                added = float(row["error"]) - float(row["dense_error"])
-                errors.setdefault(float(row["target"]), []).append(added)
-        targets = sorted(errors)
-        means = np.array([np.mean(errors[t]) for t in targets])
-        spread = np.array([np.std(errors[t], ddof=len(errors[t]) > 1) for t in targets])
-        color, style = _TRADEOFF[line]
-        label = line.capitalize() + ("" if " " in line else " without retraining")
-        axes.plot(targets, means, style, ms=3, lw=1.4, color=color, label=label)
-        axes.fill_between(
-            targets, means - spread, means + spread, color=color, alpha=0.18, lw=0
-        )
-    targets = sorted({float(row["target"]) for row in rows})
-    axes.axhline(0, color=_GREY, lw=0.8)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(targets, [f"{t:g}x" for t in targets])
-    axes.minorticks_off()
-    axes.set_yscale("symlog", linthresh=1)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-    axes.set(
-        xlabel="compression of the weights", ylabel="error over the dense net's, points"
-    )
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False, fontsize=9)
     axes.set_title(title, fontsize=10)
     save(figure, path)
 

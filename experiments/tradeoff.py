@@ -31,8 +31,9 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from experiments import figures, points
+from experiments import points
 from experiments.folders import command, open_points
+from experiments.pictures import tradeoff as picture
 
 
 LINES = ("l1", "l2", "l1 retrained", "l2 retrained", "l2 iterative")
@@ -100,7 +101,7 @@ def run(options: Options) -> list[dict[str, str]]:
         print(f"seed {seed}, {seed + 1} of {options.seeds}: done", flush=True)
     rows = points.read(table, COLUMNS)
     title = f"{options.network}, {dataset}, seeds: {options.seeds}; mean, and one sd"
-    figures.tradeoff(folder / "tradeoff.png", rows, LINES, title)
+    picture.draw(folder / "tradeoff.png", rows, LINES, title)
     Console().print(f"Folder: {folder}", soft_wrap=True, highlight=False)
     return rows
 

@@ -1,0 +1,1 @@
+"""Pictures made of the tables in experiments/results; see `command`."""
