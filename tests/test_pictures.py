@@ -65,7 +65,7 @@ def test_the_committed_pictures_are_of_the_committed_tables(drawn, name):
         return np.asarray(grey, float)
 
     new, old = coarse(drawn / name), coarse(command.RESULTS / name)
-    assert np.abs(new - old).mean() < 3
+    assert np.abs(new - old).mean() < 1
 
 
 def test_the_tradeoff_is_that_of_the_table(tmp_path):
