@@ -174,9 +174,9 @@ def _sensitivity(out: Path, get: Any) -> list[Path]:
 def _controls(out: Path, get: Any) -> Path:
     path = out / "controls_lenet300_mnist5k.png"
     rows = get(path.stem)
-    controls.draw(
-        path, rows, f"LeNet-300-100, 5,000 digits, {read.seeds(rows)}: mean, one sd"
-    )
+    count = read.seeds(rows, "control", "target")
+    title = f"LeNet-300-100, 5,000 digits, {count}: mean, one sd"
+    controls.draw(path, rows, title)
     return path
 
 

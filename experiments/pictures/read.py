@@ -51,11 +51,16 @@ def points(rows: Rows, x: str, y: str, above: str | None = None) -> Points:
     )
 
 
-def seeds(rows: Rows) -> str:
-    """Tells of how many seeds the rows are.
+def seeds(rows: Rows, *point: str) -> str:
+    """Tells of how many seeds the rows are; `point`: columns that name a point.
 
-    >>> seeds([{"seed": "0"}, {"seed": "1"}, {"seed": "1"}])
-    '2 seeds'
+    >>> rows = [{"seed": s, "x": x} for s, x in ("02", "12", "04")]
+    >>> seeds(rows), seeds(rows, "x")
+    ('2 seeds', '1 to 2 seeds')
     """
-    count = len({row["seed"] for row in rows})
-    return f"{count} seed{'s' if count != 1 else ''}"
+    found: dict[tuple[str, ...], set[str]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[name] for name in point), set()).add(row["seed"])
+    least, most = (f([len(of) for of in found.values()]) for f in (min, max))
+    text = f"{most} seed{'s' if most != 1 else ''}"
+    return text if least == most else f"{least} to {text}"
