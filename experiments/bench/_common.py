@@ -57,7 +57,8 @@ def interleave(
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     draw = np.random.default_rng(0)
     for _ in range(repeats):
-        for name in draw.permutation(list(functions)):
+        for i in draw.permutation(len(functions)):
+            name = list(functions)[i]
             start = time.perf_counter()
             functions[name]()
             seconds[name].append(time.perf_counter() - start)
