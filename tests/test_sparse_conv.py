@@ -90,6 +90,7 @@ def dense_conv(x, w):
     return jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=NUMBERS)
 
 
+@pytest.mark.slow
 def test_gradients_and_vmap():
     w, mask = pruned((3, 3, 4, 5))
     conv, w = sparse.to_conv(w, mask), jnp.where(mask, w, 0)
@@ -115,6 +116,7 @@ class Net(nn.Module):
         return nn.Dense(10, name="fc")(x.reshape(x.shape[0], -1))
 
 
+@pytest.mark.slow
 def test_an_unchanged_model_runs(caplog):
     x = images(2, 8, 8, 3)
     params = Net().init(jax.random.key(0), x)["params"]

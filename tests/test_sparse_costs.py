@@ -122,6 +122,7 @@ def test_times_are_sums_worked_by_hand():
     assert sparse.fast_time(few, 1, costs) == 1000 + 2 * 200
 
 
+@pytest.mark.slow
 def test_a_machine_is_measured_and_the_file_read(tmp_path, monkeypatch, capsys):
     sizes = calibrate.Sizes(64, 256, narrow=200, keep=0.1, image=(8, 16))
     measured = calibrate.measure(sizes, repeats=3)

@@ -112,6 +112,7 @@ def test_vmap_makes_one_product():
     close(each, np.broadcast_to(np.where(mask, w, 0).sum(1), x.shape))
 
 
+@pytest.mark.slow
 def test_vmap_over_kernels():
     w, mask = CASES["even"]
     kernels = [sparse.to_kernel(c * w, mask, fast=True) for c in (1, 2)]
@@ -121,6 +122,7 @@ def test_vmap_over_kernels():
     close(jax.vmap(sparse.product, (None, 0))(x, both), np.stack([want, 2 * want]))
 
 
+@pytest.mark.slow
 def test_many_calls_at_once_and_in_loops():
     w, mask = CASES["for threads"]
     kernel, dense = made("for threads"), np.where(mask, w, 0).astype(float)
@@ -139,6 +141,7 @@ def test_many_calls_at_once_and_in_loops():
         close(looped, want)
 
 
+@pytest.mark.slow
 def test_threads_of_python():
     kernel, x = made("for threads", values="int8"), images(3, 3000)
     want = np.asarray(x) @ np.asarray(sparse.to_dense(kernel))
