@@ -30,8 +30,9 @@ def start(module: str) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
         code = INTERRUPTED
-    except BrokenPipeError:  # who read what is printed has read enough: `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        if not _reader_left():
+            raise
         code = 1
     if code == INTERRUPTED:
         # XLA's threads may still run code that Python's own end takes away: a crash.
@@ -39,6 +40,19 @@ def start(module: str) -> int:
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def _reader_left() -> bool:
+    """Tells whether who read what is printed has read enough, as `head` does.
+
+    Then nothing more is printed, Python's own complaint at its end neither.
+    """
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _leave(*_: Any) -> None:

@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 
 from jaxprune import sparse
 from jaxprune.interop._litert import interpreter_of, litert_bytes
+from jaxprune.sparse._fast import cores
 
 
 Way = Callable[[], np.ndarray]
@@ -121,15 +122,8 @@ def measure(
     device = jax.devices()[0]
     machine = {
         "device": device.device_kind,
-        "cores": _cores(),
+        "cores": cores(),
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "litert_threads": threads,
     }
     return {"machine": machine, "repeats": repeats, "rows": rows, "missing": missing}
-
-
-def _cores() -> int | None:
-    """Counts the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()

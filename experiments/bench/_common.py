@@ -55,10 +55,9 @@ def interleave(
         function()
         function()
     seconds: dict[str, list[float]] = {name: [] for name in functions}
-    draw = np.random.default_rng(0)
+    draw, names = np.random.default_rng(0), list(functions)
     for _ in range(repeats):
-        for i in draw.permutation(len(functions)):
-            name = list(functions)[i]
+        for name in [names[i] for i in draw.permutation(len(names))]:
             start = time.perf_counter()
             functions[name]()
             seconds[name].append(time.perf_counter() - start)

@@ -9,13 +9,12 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Num
 
-from jaxprune.sparse._fast import cores, custom_call, target
+from jaxprune.sparse._fast import custom_call, most_threads, target
 from jaxprune.sparse._kernel import SparseKernel, to_kernel
 from jaxprune.sparse._kernel import to_dense as matrix_to_dense
 
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
-_MOST = 16  # threads
 _HWIO, _STRIDE = (3, 2, 0, 1), (1, 1)
 
 
@@ -183,11 +182,10 @@ def _direct(x: Array, conv: SparseConv, padding: Padding, name: str) -> Array:
     positions = -(-used // 16) * 16
     order = conv.matrix.order
     place = jnp.zeros_like(order).at[order].set(jnp.arange(outputs, dtype=order.dtype))
-    threads = min(_MOST, cores())
     y = custom_call(
         name,
         (outputs, positions),
-        (threads, 0),
+        (most_threads(), 0),
         (x, place, jnp.asarray(table)),
         conv.matrix,
     )

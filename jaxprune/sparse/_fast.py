@@ -74,7 +74,7 @@ def fast(
     if images > 1:
         rows = jnp.pad(rows, ((0, images - batch), (0, 0))).T
     work = images * sum(v.size for v in kernel.values)
-    threads = min(_MOST, cores(), 1 + work // ALONE)
+    threads = min(most_threads(), 1 + work // ALONE)
     owner = jnp.zeros(0, jnp.int32) if kernel.owner is None else kernel.owner
     sums = (threads, pieces * images)
     operands = (rows, kernel.order, owner)
@@ -110,6 +110,11 @@ def custom_call(
     scale = jnp.zeros(0) if kernel.scale is None else kernel.scale
     pairs = zip(kernel.values, kernel.inputs, strict=True)
     return call(*operands, scale, *(a for pair in pairs for a in pair))[0]
+
+
+def most_threads() -> int:
+    """Gives how many threads a product may use."""
+    return min(_MOST, cores())
 
 
 def cores() -> int:
