@@ -1,6 +1,7 @@
 """The benchmark of sparse forward passes, on small networks, and its other sides."""
 
 import csv
+import logging
 import time
 
 import numpy as np
@@ -9,7 +10,14 @@ import pytest
 from experiments.bench import sparse as program
 from experiments.bench._sparse_measure import OTHERS, SIDES, measure, timed
 from experiments.bench._sparse_nets import make_net
-from experiments.bench._sparse_sides import CHOSEN, DENSE, Side
+from experiments.bench._sparse_sides import (
+    CHOSEN,
+    CONVOLUTIONS,
+    DENSE,
+    Forms,
+    Side,
+    jax_side,
+)
 from experiments.models import ALEXNET, LENET5, LENET300, VGG16_CAFFE
 
 
@@ -111,7 +119,21 @@ def test_a_convolution_has_what_it_can_have():
     assert set(sides) == set(SIDES) - left
     assert {name.rpartition(", ")[2] for name in missing} == left
     assert sides[CHOSEN]["form"] == "dense"
+    assert sides[CONVOLUTIONS]["form"] == "conv2"
     assert all(float(row["difference"]) <= 1e-5 for row in rows)
+
+
+def test_folded_convolutions_are_run_by_their_live_weights(caplog):
+    pytest.importorskip("numba", reason="numba, of the extra fast, is missing")
+    net, _ = small("LeNet-5")
+    whole, x = within(net)
+    with caplog.at_level(logging.WARNING, "jaxprune.sparse"):
+        side = jax_side(CONVOLUTIONS, Forms(net), whole)(x)
+        got = side.output()
+    assert "conv2" in side.form.split()
+    assert not caplog.text  # nothing was written out dense
+    want = jax_side(DENSE, Forms(net), whole)(x).output()
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * abs(want).max())
 
 
 def test_times_are_compared_in_pairs():

@@ -145,6 +145,42 @@ def test_an_unchanged_model_runs(caplog):
     assert "written out dense: (3, 3, 6, 4)" in caplog.text
 
 
+@jax.jit
+def split(x, w):
+    """Convolves half of the channels at a time, which cannot be seen through."""
+    halves = jnp.split(x, 2, axis=-1), jnp.split(w, 2, axis=2)
+    return sum(map(dense_conv, *halves))
+
+
+def test_a_layer_with_a_way_of_its_own_is_replaced_by_name(caplog):
+    w, mask = pruned((3, 3, 4, 5))
+    x = images(2, 6, 7, 4)
+    apply = lambda w, x: 2 * split(x, w)
+    whole = lambda x, w: sparse.convolve(x, w, ((1, 1), (1, 1)))
+    want = 2 * scipys(x, np.where(mask, w, 0), ((1, 1), (1, 1)))
+    conv = sparse.to_conv(w, mask)
+    with caplog.at_level(logging.WARNING, "jaxprune.sparse"):
+        run = jax.jit(sparse.lift(apply, layers={"split": whole}))
+        close(run(conv, x), want)
+        assert not caplog.text
+        close(sparse.lift(apply)(conv, x), want)
+        assert "written out dense" in caplog.text
+    # Where the kernel is dense, so is the layer.
+    never = {"split": lambda *_: pytest.fail("called")}
+    close(sparse.lift(apply, layers=never)(jnp.where(mask, w, 0), x), want)
+
+
+def test_a_layer_that_is_not_there_or_does_not_fit_is_refused():
+    w, mask = pruned((3, 3, 4, 5))
+    x = images(1, 6, 6, 4)
+    conv = sparse.to_conv(w, mask)
+    whole = lambda x, w: sparse.convolve(x, w, ((0, 0), (0, 0)))
+    with pytest.raises(ValueError, match="'spilt', but no function of that name"):
+        sparse.lift(lambda w: split(x, w), layers={"spilt": whole})(conv)
+    with pytest.raises(ValueError, match=r"'split'.*\(1, 4, 4, 5\).*\(1, 6, 6, 5\)"):
+        sparse.lift(lambda w: split(x, w), layers={"split": whole})(conv)
+
+
 def test_the_axes_of_images_are_free():
     w, mask = pruned((3, 3, 4, 5))
     x = images(2, 4, 6, 7)

@@ -3,7 +3,7 @@
 Each is a list of layers beside its JAX function, so that other frameworks can build it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -66,6 +66,7 @@ class Case(NamedTuple):
       apply: of params (of these layers) and a batch, as JAX runs it.
       ops: the same, layer by layer.
       shape: of one input: (units,) or (height, width, channels).
+      sparse_layers: what `jaxprune.sparse.lift` has to be told of `apply`.
     """
 
     layer: str
@@ -73,6 +74,7 @@ class Case(NamedTuple):
     apply: Callable[[Any, Any], Any]
     ops: tuple[Op, ...]
     shape: tuple[int, ...]
+    sparse_layers: Mapping[str, Callable[..., Any]] = {}
 
 
 class Net(NamedTuple):
@@ -155,15 +157,16 @@ def make_net(title: str, network: Network, dense_only: bool, seed: int = 0) -> N
     def whole(params: Any, x: Any) -> Any:
         return network.module.apply({"params": params}, x)
 
-    cases = list(_layers(ops, params, shape))
+    folds = {} if dense_only else network.sparse_layers
+    cases = list(_layers(ops, params, shape, folds))
     names = tuple(op.name for op in ops)
     apply = _stack(tuple(ops)) if dense_only else whole
-    cases.append(Case("whole", names, apply, tuple(ops), shape))
+    cases.append(Case("whole", names, apply, tuple(ops), shape, folds))
     flatten = {p.partition("/")[0]: chw for p, chw in network.flatten.items()}
     return Net(title, params, mask, tuple(cases), {} if dense_only else flatten)
 
 
-def _layers(ops: list[Op], params: Any, shape: tuple[int, ...]) -> Any:
+def _layers(ops: list[Op], params: Any, shape: tuple[int, ...], folds: Any) -> Any:
     """Makes the case of each layer, at the size it has in the network.
 
     A layer ends with its bias, but for LeNet-5's convolutions, which are fused with
@@ -178,7 +181,8 @@ def _layers(ops: list[Op], params: Any, shape: tuple[int, ...]) -> Any:
             pool = None if op.relu else op.pool
             alone = op._replace(relu=False, lrn=False, pool=pool)
             entry = x.shape[1:]
-        yield Case(op.name, (op.name,), _stack((alone,)), (alone,), entry)
+        told = folds if isinstance(op, Conv) else {}
+        yield Case(op.name, (op.name,), _stack((alone,)), (alone,), entry, told)
         x = jax.eval_shape(_stack((op,)), params, x)
 
 

@@ -83,7 +83,10 @@ def jax_side(side: str, forms: Forms, case: Case) -> Maker:
 
     def make(x: np.ndarray) -> Side:
         params = forms.of(side, case, len(x))
-        run = jax.jit(case.apply if side == DENSE else sparse.lift(case.apply))
+        apply = case.apply
+        if side != DENSE:
+            apply = sparse.lift(apply, layers=case.sparse_layers)
+        run = jax.jit(apply)
         images = jax.device_put(x)
         return Side(
             lambda: jax.block_until_ready(run(params, images)),

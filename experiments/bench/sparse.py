@@ -7,8 +7,8 @@
 Each layer and the whole of the paper's networks, pruned at random to its densities
 (tables 2 to 5), are run dense by XLA, sparse by `jaxprune.sparse` in float32 and int8,
 as `sparsify` chooses, and by SciPy, PyTorch, ONNX Runtime and LiteRT where they are
-installed. All sides of a case are timed in turn in one process, short calls right after
-the same call untimed, and the ratio to dense XLA is the median over the pairs. Threads
+installed. All sides of a case are timed in turn in one process, short calls after five
+of the same untimed, and the ratio to dense XLA is the median over the pairs. Threads
 are settings of a process, so every network and every number of threads has a process of
 its own.
 

@@ -9,6 +9,13 @@ slower by some percent, so both sides make their params and state anew several t
 and the ratio is the median over these of the median of the pairs. Memory is what the
 compiled step says of itself, with params and state donated in both: temporary bytes a
 weight more than the dense step.
+
+On Linux, glibc gives the temporaries of a large step back to the system and maps them
+anew in the next, page by page; what the faults cost varies by more than is measured.
+With this before the command it keeps them, in huge pages:
+
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=8589934592:\
+glibc.malloc.trim_threshold=17179869184:glibc.malloc.arena_max=1
 """
 
 import sys
@@ -21,6 +28,7 @@ if __name__ == "__main__":  # before the imports, which take seconds
 
 import dataclasses
 import itertools
+import os
 import statistics
 import sys
 import time
@@ -40,13 +48,14 @@ from experiments.bench._common import hardware, write_csv
 
 PERIOD = 100
 MAKES = 10  # times that the params and the state are made anew
-WARM = 5  # pairs left out each time, at the start
+WARM = 2  # pairs left out each time, at the start
 FEWEST = MAKES * (WARM + 3)  # pairs that leave two: the first is of a pruning step
 
-# Units of each layer, the input first, and digits or images a step.
+# Units of each layer, the input first, and digits or images a step. Caffe trains
+# AlexNet on 256 at a time.
 STACKS = {
-    "LeNet-300-100": ((784, 300, 100, 10), 64),
-    "AlexNet fc": ((9216, 4096, 4096, 1000), 64),
+    "LeNet-300-100": ((784, 300, 100, 10), (64,)),
+    "AlexNet fc": ((9216, 4096, 4096, 1000), (64, 256)),
 }
 
 
@@ -153,9 +162,9 @@ def timed(dense: Run, pruned: Run, pairs: int) -> Times:
     return Times(times.steady[WARM:], times.pruning)
 
 
-def measure(name: str, optimizer: str, pairs: int) -> list[dict[str, Any]]:
-    """Times one stack with one optimizer, dense and with every schedule."""
-    units, size = STACKS[name]
+def measure(name: str, size: int, optimizer: str, pairs: int) -> list[dict[str, Any]]:
+    """Times one stack, batch and optimizer, dense and with every schedule."""
+    units, _ = STACKS[name]
     inner = {"sgd": optax.sgd(1e-3, momentum=0.9), "adam": optax.adam(1e-4)}[optimizer]
     x = jax.random.normal(jax.random.key(1), (size, units[0]))
     y = jax.random.randint(jax.random.key(2), (size,), 0, units[-1])
@@ -185,6 +194,7 @@ def measure(name: str, optimizer: str, pairs: int) -> list[dict[str, Any]]:
                 * statistics.median(p for one in made for p in one.pruning),
                 "temp_bytes_per_weight_dense": dense.temporary / dense.weights,
                 "temp_bytes_per_weight_more": extra,
+                "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),
             }
         )
     return rows
@@ -208,14 +218,14 @@ def check(options: Options) -> None:
 def run(options: Options) -> None:
     """Measures, prints a table, writes the CSV."""
     rows = []
-    for name, (units, _) in STACKS.items():
+    for name, (units, sizes) in STACKS.items():
         if any(part in name for part in options.stacks):
             large = sum(m * n for m, n in itertools.pairwise(units)) > 10**7
             pairs = max(options.pairs // 10, FEWEST) if large else options.pairs
-            for optimizer in ("sgd", "adam"):
-                rows += measure(name, optimizer, pairs)
+            for size, optimizer in itertools.product(sizes, ("sgd", "adam")):
+                rows += measure(name, size, optimizer, pairs)
     table = Table(title="A training step with pruning beside the dense one")
-    for column in ("stack", "optimizer", "schedule"):
+    for column in ("stack", "batch", "optimizer", "schedule"):
         table.add_column(column)
     for column in ("dense ms", "pruned ms", "ratio", "of makes", "pruning step ms"):
         table.add_column(column, justify="right")
@@ -223,6 +233,7 @@ def run(options: Options) -> None:
     for row in rows:
         table.add_row(
             row["stack"],
+            str(row["batch"]),
             row["optimizer"],
             row["schedule"],
             f"{row['dense_ms']:.3f}",

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxprune import sparse
+
 
 xavier = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 """Caffe's "xavier": uniform in plus or minus sqrt(3 / fan_in)."""
@@ -41,11 +43,13 @@ class ConvPool(nn.Module):
         return conv_max_pool(x, kernel) + bias
 
 
+@jax.jit
 def conv_max_pool(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolves without padding and takes the maximum of every 2 x 2 window.
 
     Two formulations of the same function: `conv_max_pool_dot` where the default
-    backend is a CPU, `conv_max_pool_xla` elsewhere. Either is right anywhere.
+    backend is a CPU, `conv_max_pool_xla` elsewhere. Either is right anywhere. It is
+    under `jit` so that `Network.sparse_layers` can name it.
 
     Args:
       x: (batch, height, width, in), height and width even.
@@ -102,6 +106,11 @@ def conv_max_pool_dot(x: jax.Array, kernel: jax.Array) -> jax.Array:
     y = x.reshape(-1, x.shape[-1]) @ weights
     y = y.reshape(-1, height, width, 4, outputs)
     return first_max([y[..., group, :] for group in range(4)])
+
+
+def sparse_conv_max_pool(x: jax.Array, kernel: sparse.SparseConv) -> jax.Array:
+    """Does what `conv_max_pool` does, by the live weights of a kernel alone."""
+    return max_pool(sparse.convolve(x, kernel, ((0, 0), (0, 0))))
 
 
 def max_pool(x: jax.Array) -> jax.Array:

@@ -27,11 +27,12 @@ Source:
   Han et al. 2015 (arXiv:1506.02626), section 3.2.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+from flax.core import FrozenDict
 
 from jaxprune.units import Link as Link
 
@@ -63,6 +64,8 @@ class Network(NamedTuple):
       input: (height, width, channels) of an image.
       classes: number of logits.
       preprocessing: from pixels to input, a kind that `preprocess` knows.
+      sparse_layers: what runs in place of a layer that folds its kernel, by name, as
+        `jaxprune.sparse.lift` takes it.
     """
 
     name: str
@@ -81,6 +84,7 @@ class Network(NamedTuple):
     input: tuple[int, int, int] = (28, 28, 1)
     classes: int = 10
     preprocessing: str = "unit"
+    sparse_layers: Mapping[str, Callable[..., Any]] = FrozenDict()
 
 
 def drops(

@@ -67,42 +67,71 @@ def lanes():
 
 
 @no_type_check
-def one_image(values, inputs, n):
-    """Makes an intrinsic: adds the products of n weights of n outputs to their sums.
+def one_image(values, inputs, n, turns):
+    """Makes an intrinsic: adds the products of n outputs' weights to their sums.
 
-    Its arguments: addresses of the first value, its input, `x` and the first sum.
+    Its arguments: addresses of the first value and its input, how many values lie
+    between a weight of an output and the next, addresses of `x` and the first sum. The
+    sums stay in registers meanwhile.
 
     Args:
       values: "float32", "float16" or "int8".
       inputs: "uint16" or "uint32".
-      n: weights at a time.
+      n: outputs.
+      turns: weights of each.
     """
     ir, types, intrinsic = _modules()
 
     @intrinsic
-    def turn(typing, value, source, x, total):
+    def turn(typing, value, source, stride, x, total):
         def code(context, builder, signature, args):
-            weights = _weights(ir, builder, args[0], values, n)
-            kind = _index(ir, inputs)
-            index = _load(ir, builder, args[1], kind, n)
-            first = builder.inttoptr(args[2], ir.FloatType().as_pointer())
-            # Processors gather no faster than they load; LLVM makes a gather of this
-            # where it knows better.
-            seen = ir.Constant(ir.VectorType(ir.FloatType(), n), ir.Undefined)
-            for k in range(n):
-                at = ir.Constant(ir.IntType(32), k)
-                place = builder.extract_element(index, at)
-                place = builder.zext(place, ir.IntType(64))
-                one = builder.load(builder.gep(first, [place]))
-                seen = builder.insert_element(seen, one, at)
-            sums = _load(ir, builder, args[3], ir.FloatType(), n)
-            sums = _multiply_add(builder, weights, seen, sums)
-            _store(ir, builder, args[3], sums)
+            value, source, stride, x, total = args
+            first = builder.inttoptr(x, ir.FloatType().as_pointer())
+            kind, word = _index(ir, inputs), ir.IntType(64)
+            width = {"float32": 4, "float16": 2, "int8": 1}[values]
+            sums = _load(ir, builder, total, ir.FloatType(), n)
+            for _ in range(turns):
+                weights = _weights(ir, builder, value, values, n)
+                # Processors gather no faster than they load one by one.
+                seen = ir.Constant(ir.VectorType(ir.FloatType(), n), ir.Undefined)
+                for k, place in enumerate(_indices(ir, builder, source, kind, n)):
+                    one = builder.load(builder.gep(first, [place]))
+                    at = ir.Constant(ir.IntType(32), k)
+                    seen = builder.insert_element(seen, one, at)
+                sums = _multiply_add(builder, weights, seen, sums)
+                step = lambda size: builder.mul(stride, ir.Constant(word, size))
+                value = builder.add(value, step(width))
+                source = builder.add(source, step(kind.width // 8))
+            _store(ir, builder, total, sums)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 4), code
+        return types.void(*[types.int64] * 5), code
 
     return turn
+
+
+@no_type_check
+def _indices(ir, builder, address, kind, n):
+    """Loads n indices, as many at once as a word of 64 bits holds.
+
+    Words are taken apart by shifts, for which processors have more room than for the
+    extraction of elements of a vector: that took 1.7 times as long on an AMD EPYC.
+    """
+    word, bits = ir.IntType(64), kind.width
+    size = 64 // bits
+    if n % size:
+        vector = _load(ir, builder, address, kind, n)
+        at = [ir.Constant(ir.IntType(32), k) for k in range(n)]
+        return [builder.zext(builder.extract_element(vector, k), word) for k in at]
+    found, mask = [], ir.Constant(word, 2**bits - 1)
+    for k in range(0, n, size):
+        at = builder.add(address, ir.Constant(word, k * bits // 8))
+        packed = builder.load(builder.inttoptr(at, word.as_pointer()), align=1)
+        shifted = [
+            builder.lshr(packed, ir.Constant(word, bits * j)) for j in range(size)
+        ]
+        found += [builder.and_(place, mask) for place in shifted]
+    return found
 
 
 @no_type_check

@@ -1,7 +1,7 @@
 """Running a function that was written for dense params with sparse ones."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from typing import Any, cast
 
@@ -17,8 +17,12 @@ from jaxprune.sparse._product import product
 
 _LOG = logging.getLogger(__name__)
 
+Layers = Mapping[str, Callable[..., Any]]
 
-def lift(function: Callable[..., Any]) -> Callable[..., Any]:
+
+def lift(
+    function: Callable[..., Any], *, layers: Layers | None = None
+) -> Callable[..., Any]:
     """Lets a function take params of `sparsify` wherever it takes arrays.
 
     The function is traced as if its params were dense, and every product with a sparse
@@ -30,13 +34,22 @@ def lift(function: Callable[..., Any]) -> Callable[..., Any]:
     What has no sparse form, a sum of weights say, meets the dense matrix, which is
     written out again in every call; a line of the log says so.
 
+    A layer that computes with its kernel in a way of its own, folded or split, cannot
+    be seen through. If it is a function under `jax.jit`, `layers` tells by its name
+    what to run in its place where it meets a sparse kernel.
+
     Args:
       function: of pytrees of arrays; pure, as for `jax.jit`. What is no array, a flag
         say, is bound beforehand.
+      layers: by the name of a function under `jax.jit` that `function` calls: a
+        function of the same arrays, of which some may be sparse.
 
     Returns:
       The function, of the same arguments. It traces in each call: put it under `jit`.
+      It raises ValueError, while traced, if a name of `layers` is that of no function
+      called, or the outputs of its function have other shapes.
     """
+    layers = layers or {}
 
     @wraps(function)
     def lifted(*args: Any) -> Any:
@@ -48,7 +61,12 @@ def lift(function: Callable[..., Any]) -> Callable[..., Any]:
         closed, out = jax.make_jaxpr(function, return_shape=True)(
             *jax.tree.unflatten(tree, shapes)
         )
-        results = _evaluate(closed.jaxpr, closed.consts, leaves)
+        if unmet := set(layers) - set(_names(closed.jaxpr)):
+            raise ValueError(
+                f"layers names {min(unmet)!r}, but no function of that name is called "
+                "under jax.jit; put the one that should be replaced under it."
+            )
+        results = _evaluate(closed.jaxpr, closed.consts, leaves, layers)
         return jax.tree.unflatten(jax.tree.structure(out), map(_dense, results))
 
     return lifted
@@ -64,7 +82,18 @@ def _dense(value: Any) -> Any:
     return to_dense(value) if _is_sparse(value) else value
 
 
-def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
+def _names(jaxpr: Any) -> Iterator[str]:
+    """Lists the functions under `jit` that are called."""
+    for eqn in jaxpr.eqns:
+        inner = called(eqn)
+        if inner is not None:
+            yield eqn.params.get("name", "")
+            yield from _names(inner[0])
+
+
+def _evaluate(
+    jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], layers: Layers
+) -> list[Any]:
     """Runs a jaxpr whose values may be sparse."""
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
 
@@ -74,7 +103,7 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[An
     for eqn in jaxpr.eqns:
         inputs = [read(v) for v in eqn.invars]
         if any(map(_is_sparse, inputs)):
-            outputs = _replaced(eqn, inputs)
+            outputs = _replaced(eqn, inputs, layers)
         else:
             outputs = _run(eqn, inputs)
         values.update(zip(eqn.outvars, outputs, strict=True))
@@ -85,11 +114,13 @@ def _run(eqn: Any, inputs: Sequence[Any]) -> list[Any]:
     return run_step(Step(eqn.primitive, eqn.params, (), ()), inputs)
 
 
-def _replaced(eqn: Any, inputs: list[Any]) -> list[Any]:
+def _replaced(eqn: Any, inputs: list[Any], layers: Layers) -> list[Any]:
     """Runs an equation that reads a sparse value."""
     inner = called(eqn)
     if inner is not None:
-        return _evaluate(*inner, inputs)
+        if eqn.params.get("name") in layers:
+            return _instead(eqn, inputs, layers[eqn.params["name"]])
+        return _evaluate(*inner, inputs, layers)
     name, params, first = eqn.primitive.name, eqn.params, inputs[0]
     y = None
     if name == "convert_element_type" and params["new_dtype"] == jnp.float32:
@@ -111,6 +142,20 @@ def _replaced(eqn: Any, inputs: list[Any]) -> list[Any]:
         ", ".join(str(leaf.shape) for leaf in inputs if _is_sparse(leaf)),
     )
     return _run(eqn, [_dense(value) for value in inputs])
+
+
+def _instead(eqn: Any, inputs: list[Any], layer: Callable[..., Any]) -> list[Any]:
+    """Runs the function that takes the place of one under `jit`."""
+    outputs = jax.tree.leaves(layer(*inputs))
+    made = [jnp.shape(y) for y in outputs]
+    want = [v.aval.shape for v in eqn.outvars]
+    if made != want:
+        raise ValueError(
+            f"what layers has for {eqn.params['name']!r} gives arrays of shapes "
+            f"{made}, expected {want}, as that function gives."
+        )
+    pairs = zip(outputs, eqn.outvars, strict=True)
+    return [jnp.asarray(y, v.aval.dtype) for y, v in pairs]
 
 
 def _dot(left: Any, right: Any, numbers: Any) -> jax.Array | None:

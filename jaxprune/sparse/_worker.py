@@ -116,18 +116,33 @@ def worker(values, inputs, many):
 @no_type_check
 def _vector(nb, values, inputs, value_size, input_size):
     """Compiles turns of a block for one image."""
-    one16, one1 = one_image(values, inputs, 16), one_image(values, inputs, 1)
+    four16, one16 = (one_image(values, inputs, 16, turns) for turns in (4, 1))
+    one1 = one_image(values, inputs, 1, 1)
 
     @nb.njit
     def vector(value, source, wide, count, x, sums, images):
-        whole = wide - wide % 16
-        for _ in range(count):
+        whole, done = wide - wide % 16, 0
+        while done < count:
+            four = count - done >= 4
             for r in range(0, whole, 16):
-                one16(value + r * value_size, source + r * input_size, x, sums + 4 * r)
-            for r in range(whole, wide):
-                one1(value + r * value_size, source + r * input_size, x, sums + 4 * r)
-            value += wide * value_size
-            source += wide * input_size
+                at, of, to = (
+                    value + r * value_size,
+                    source + r * input_size,
+                    sums + 4 * r,
+                )
+                if four:
+                    four16(at, of, wide, x, to)
+                else:
+                    one16(at, of, wide, x, to)
+            turns = 4 if four else 1
+            for turn in range(turns):
+                start = turn * wide
+                for r in range(start + whole, start + wide):
+                    to = sums + 4 * (r - start)
+                    one1(value + r * value_size, source + r * input_size, wide, x, to)
+            value += turns * wide * value_size
+            source += turns * wide * input_size
+            done += turns
 
     return vector
 
