@@ -14,6 +14,8 @@ from jax import lax
 from jaxprune import sparse
 
 
+_MANY = 32  # images, from which folding a kernel is soon made up for
+
 xavier = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 """Caffe's "xavier": uniform in plus or minus sqrt(3 / fan_in)."""
 
@@ -47,9 +49,10 @@ class ConvPool(nn.Module):
 def conv_max_pool(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolves without padding and takes the maximum of every 2 x 2 window.
 
-    Two formulations of the same function: `conv_max_pool_dot` where the default
-    backend is a CPU, `conv_max_pool_xla` elsewhere. Either is right anywhere. It is
-    under `jit` so that `Network.sparse_layers` can name it.
+    Two formulations of the same function: `conv_max_pool_dot` for a batch to train on
+    where the default backend is a CPU, `conv_max_pool_xla` otherwise: for few images
+    folding the kernel takes longest. Either is right anywhere. It is under `jit` so
+    that `Network.sparse_layers` can name it.
 
     Args:
       x: (batch, height, width, in), height and width even.
@@ -58,7 +61,7 @@ def conv_max_pool(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
       (batch, (height - size + 1) / 2, (width - size + 1) / 2, out).
     """
-    if jax.default_backend() == "cpu":
+    if jax.default_backend() == "cpu" and len(x) >= _MANY:
         return conv_max_pool_dot(x, kernel)
     return conv_max_pool_xla(x, kernel)
 

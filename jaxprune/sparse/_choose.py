@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from jaxprune.sparse._fast import ALONE, padded
-from jaxprune.sparse._layout import ADD, BLOCK, Plan, plan
+from jaxprune.sparse._layout import ADD, FAST, PORTABLE, Loop, Plan, plan
 from jaxprune.sparse._portable import images_at_a_time
 
 
@@ -77,14 +77,14 @@ def sparse_time(
     alive: Bool[np.ndarray, "rows columns"], batch: int, costs: Costs, *, axis: int = 0
 ) -> float:
     """Gives the nanoseconds of a sparse product with the live weights of a mask."""
-    return _portable(_plan(alive, axis), batch, costs)
+    return _portable(_plan(alive, axis, PORTABLE), batch, costs)
 
 
 def fast_time(
     alive: Bool[np.ndarray, "rows columns"], batch: int, costs: Costs, *, axis: int = 0
 ) -> float:
     """Gives the nanoseconds of a sparse product by the kernel of the extra `fast`."""
-    return _fast(_plan(alive, axis), batch, costs)
+    return _fast(_plan(alive, axis, FAST), batch, costs)
 
 
 def pays(
@@ -121,10 +121,9 @@ def choose(
     if dense and alive.size <= _FEW:
         return "dense"
     fast = find_spec("numba") is not None if fast is None else fast
-    made = _plan(alive, axis)
-    times: dict[Form, float] = {"portable": _portable(made, batch, costs)}
+    times: dict[Form, float] = {"portable": sparse_time(alive, batch, costs, axis=axis)}
     if fast:
-        times["fast"] = _fast(made, batch, costs)
+        times["fast"] = fast_time(alive, batch, costs, axis=axis)
     best = min(times, key=lambda form: times[form])
     if dense and 1.1 * times[best] >= dense_time(alive.size, batch, costs):
         return "dense"
@@ -136,19 +135,19 @@ def conv_pays(alive: Bool[np.ndarray, "rows columns in out"], costs: Costs) -> b
 
     Both ways take time in proportion to the positions of the image, which is not known.
     """
-    made = plan(np.count_nonzero(alive, axis=(0, 1, 2)), cut=False)
+    live = np.count_nonzero(alive)
     moved = costs.fast_move * (alive.shape[2] + alive.shape[3])
-    return bool(1.1 * (costs.fast_conv * made.slots + moved) < costs.conv * alive.size)
+    return bool(1.1 * (costs.fast_conv * live + moved) < costs.conv * alive.size)
 
 
-def _plan(alive: np.ndarray, axis: int) -> Plan:
-    return plan(np.count_nonzero(alive, axis=axis))
+def _plan(alive: np.ndarray, axis: int, loop: Loop) -> Plan:
+    return plan(np.count_nonzero(alive, axis=axis), loop=loop)
 
 
 def _portable(made: Plan, batch: int, costs: Costs) -> float:
     groups, images = images_at_a_time(batch)
     slot = costs.slot + costs.image * (images - 1)
-    blocks = BLOCK * len(made.ends)
+    blocks = PORTABLE.block * len(made.ends)
     added = ADD * made.pieces.owner.size * images if made.cut else 0.0
     once = blocks + added + costs.turn * made.turns + slot * made.slots
     return costs.call + groups * once

@@ -16,6 +16,7 @@ from jaxprune.sparse._kernel import to_dense as matrix_to_dense
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 _HWIO, _STRIDE = (3, 2, 0, 1), (1, 1)
+ALONE = 2**20  # weights times positions up to which a second thread does not pay
 
 
 @jax.tree_util.register_dataclass
@@ -25,10 +26,12 @@ class SparseConv:
 
     Attributes:
       matrix: that kernel as a matrix (in * rows * columns, out).
+      place: the output that each of its columns, as they are stored, belongs to.
       shape: of the kernel, (rows, columns, in, out).
     """
 
     matrix: SparseKernel
+    place: Any
     shape: tuple[int, int, int, int] = dataclasses.field(metadata={"static": True})
 
     @property
@@ -43,7 +46,7 @@ class SparseConv:
     @property
     def nbytes(self) -> int:
         """Bytes of everything it stores."""
-        return self.matrix.nbytes
+        return self.matrix.nbytes + self.place.nbytes
 
 
 def to_conv(
@@ -67,7 +70,8 @@ def to_conv(
     flat = lambda a: a.transpose(2, 0, 1, 3).reshape(-1, a.shape[-1])
     made = to_kernel(flat(weights), flat(alive), values=values, fast=True, cut=False)
     rows, columns, inputs, outputs = weights.shape
-    return SparseConv(made, (rows, columns, inputs, outputs))
+    place = jnp.argsort(made.order).astype(jnp.uint32)
+    return SparseConv(made, place, (rows, columns, inputs, outputs))
 
 
 def conv_to_dense(conv: SparseConv) -> Float[Array, "rows columns in out"]:
@@ -180,13 +184,13 @@ def _direct(x: Array, conv: SparseConv, padding: Padding, name: str) -> Array:
     table = (4 * distance.reshape(-1)).astype("<i8").view("<i4")
     used = channel - (rows - 1) * width
     positions = -(-used // 16) * 16
-    order = conv.matrix.order
-    place = jnp.zeros_like(order).at[order].set(jnp.arange(outputs, dtype=order.dtype))
+    work = positions * sum(v.size for v in conv.matrix.values)
+    threads = min(most_threads(), 1 + work // ALONE)
     y = custom_call(
         name,
         (outputs, positions),
-        (most_threads(), 0),
-        (x, place, jnp.asarray(table)),
+        (threads, 0),
+        (x, conv.place, jnp.asarray(table)),
         conv.matrix,
     )
     if batch == 1:

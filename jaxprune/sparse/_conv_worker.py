@@ -35,10 +35,22 @@ def conv_worker(values, inputs):
     value_size = {"float32": 4, "float16": 2, "int8": 1}[values]
     input_size = {"uint16": 2, "uint32": 4}[inputs]
     word, single = nb.int64, nb.float32
+    bits = {"float32": nb.uint32, "float16": nb.uint16, "int8": nb.uint8}[values]
 
     @nb.njit
     def chunks(longest, wide):
         return -(-wide // WIDTH)
+
+    @nb.njit
+    def live(block, wide, r):
+        """Counts the weights of a piece, the padding after the last left out."""
+        count = block[job.LONGEST]
+        while count > 0:
+            last = block[job.VALUES] + ((count - 1) * wide + r) * value_size
+            if nb.carray(words(last), 1, bits)[0] != 0:
+                break
+            count -= 1
+        return count
 
     @nb.njit
     def tile(block, wide, r, at, count, head, to):
@@ -48,7 +60,7 @@ def conv_worker(values, inputs):
             sums[k] = 0
         value = block[job.VALUES] + r * value_size
         source = block[job.INPUTS] + r * input_size
-        longest, x, table = block[job.LONGEST], head[job.X] + 4 * at, head[job.OWNER]
+        longest, x, table = live(block, wide, r), head[job.X] + 4 * at, head[job.OWNER]
         done = 0
         while done < count:
             near, here = x + 4 * done, to + 4 * done

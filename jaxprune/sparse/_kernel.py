@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from jaxprune.sparse._layout import blocks
+from jaxprune.sparse._layout import FAST, PORTABLE, blocks
 
 
 _VALUES = ("float32", "float16", "int8")
@@ -113,7 +113,8 @@ def to_kernel(
             f"the largest weight is {abs(weights).max()}, which float16 cannot hold; "
             "use values='float32'."
         )
-    made, owner = blocks(alive, cut)
+    # A convolution, which is not cut, passes over padding by itself.
+    made, owner = blocks(alive, cut, FAST if fast and cut else PORTABLE)
     wide, flat = weights.shape[1], weights.reshape(-1)
     index = np.uint16 if wide <= 2**16 else np.uint32
     stored = [np.where(b.live, flat[b.position], 0) for b in made] if flat.size else []

@@ -12,11 +12,29 @@ import numpy as np
 
 
 ROWS = 1100
-TURN, SLOT = 45.0, 0.35  # nanoseconds of a turn of the loop, and of each weight in it
-BLOCK = 2000.0  # of a block, so that small matrices get few
-ADD = 4.0  # of adding a piece to its output
+ADD = 4.0  # nanoseconds of adding a piece to its output
 NARROW = 128  # pieces of a block up to which the loop is unrolled
 _CUTS = 64  # places where a block may end, times the blocks there must be
+
+
+class Loop(NamedTuple):
+    """What the loops over blocks cost, in nanoseconds.
+
+    Attributes:
+      block: of a block.
+      turn: of a turn of its loop.
+      slot: of each weight in it.
+      lanes: pieces that are worked on at a time; a block ends after a multiple of it.
+    """
+
+    block: float
+    turn: float
+    slot: float
+    lanes: int
+
+
+PORTABLE = Loop(2000.0, 45.0, 0.35, 1)  # so small matrices get few blocks
+FAST = Loop(300.0, 4.0, 0.27, 16)
 
 
 class Block(NamedTuple):
@@ -85,7 +103,7 @@ def pieces(lengths: np.ndarray, cap: int) -> Pieces:
     return Pieces(owner[order], start[order], length[order])
 
 
-def cuts(length: np.ndarray) -> tuple[list[int], float]:
+def cuts(length: np.ndarray, loop: Loop = PORTABLE) -> tuple[list[int], float]:
     """Gives the ends of the cheapest blocks of pieces, longest first, and their cost.
 
     Dynamic programming over a grid of places; the cost is in nanoseconds.
@@ -95,6 +113,7 @@ def cuts(length: np.ndarray) -> tuple[list[int], float]:
     """
     n = length.size
     grid = max(1, n // (_CUTS * -(-n // ROWS)))
+    grid = -(-grid // loop.lanes) * loop.lanes
     ends = [*range(0, n, grid), n]
     best, back = [0.0] + [np.inf] * (len(ends) - 1), [0] * len(ends)
     for j in range(1, len(ends)):
@@ -102,7 +121,8 @@ def cuts(length: np.ndarray) -> tuple[list[int], float]:
             rows = ends[j] - ends[i]
             if rows > ROWS and i < j - 1:
                 break
-            cost = best[i] + BLOCK + int(length[ends[i]]) * (TURN + SLOT * rows)
+            turns = int(length[ends[i]])
+            cost = best[i] + loop.block + turns * (loop.turn + loop.slot * rows)
             if cost < best[j]:
                 best[j], back[j] = cost, i
     found, j = [], len(ends) - 1
@@ -112,7 +132,7 @@ def cuts(length: np.ndarray) -> tuple[list[int], float]:
     return found[::-1], best[-1]
 
 
-def plan(lengths: np.ndarray, cut: bool = True) -> Plan:
+def plan(lengths: np.ndarray, cut: bool = True, loop: Loop = PORTABLE) -> Plan:
     """Chooses how far outputs of these numbers of live weights are cut, and blocks.
 
     Without `cut` every output is one piece.
@@ -124,26 +144,29 @@ def plan(lengths: np.ndarray, cut: bool = True) -> Plan:
     options = []
     for cap in sorted(caps, reverse=True):
         made = pieces(lengths, cap)
-        ends, cost = cuts(made.length)
+        ends, cost = cuts(made.length, loop)
         several = made.owner.size > lengths.size
         # What is cut has to be added up again, one scattered addition a piece.
-        extra = BLOCK + ADD * made.owner.size if several else 0.0
+        extra = loop.block + ADD * made.owner.size if several else 0.0
         options.append(Plan(made, ends, several, cost + extra))
     return min(options, key=lambda option: option.cost)
 
 
-def blocks(mask: np.ndarray, cut: bool = True) -> tuple[list[Block], np.ndarray]:
+def blocks(
+    mask: np.ndarray, cut: bool = True, loop: Loop = PORTABLE
+) -> tuple[list[Block], np.ndarray]:
     """Lays out the live weights of a matrix.
 
     Args:
       mask: (outputs, inputs), True where alive.
       cut: whether outputs may be cut into pieces.
+      loop: what blocks cost.
 
     Returns:
       The blocks, and the output that each piece belongs to, in their order.
     """
     live = np.flatnonzero(mask)
-    found, ends, *_ = plan(np.count_nonzero(mask, axis=1), cut)
+    found, ends, *_ = plan(np.count_nonzero(mask, axis=1), cut, loop)
     made, begin = [], 0
     for end in ends:
         start, length = found.start[begin:end], found.length[begin:end]

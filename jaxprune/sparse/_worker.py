@@ -117,32 +117,34 @@ def worker(values, inputs, many):
 def _vector(nb, values, inputs, value_size, input_size):
     """Compiles turns of a block for one image."""
     four16, one16 = (one_image(values, inputs, 16, turns) for turns in (4, 1))
-    one1 = one_image(values, inputs, 1, 1)
+    four4, one1 = one_image(values, inputs, 4, 4), one_image(values, inputs, 1, 1)
 
     @nb.njit
     def vector(value, source, wide, count, x, sums, images):
-        whole, done = wide - wide % 16, 0
-        while done < count:
-            four = count - done >= 4
+        whole, most = wide - wide % 16, wide - wide % 4
+        for _ in range(count // 4):
             for r in range(0, whole, 16):
-                at, of, to = (
-                    value + r * value_size,
-                    source + r * input_size,
-                    sums + 4 * r,
-                )
-                if four:
-                    four16(at, of, wide, x, to)
-                else:
-                    one16(at, of, wide, x, to)
-            turns = 4 if four else 1
-            for turn in range(turns):
-                start = turn * wide
-                for r in range(start + whole, start + wide):
-                    to = sums + 4 * (r - start)
-                    one1(value + r * value_size, source + r * input_size, wide, x, to)
-            value += turns * wide * value_size
-            source += turns * wide * input_size
-            done += turns
+                at, of = value + r * value_size, source + r * input_size
+                four16(at, of, wide, x, sums + 4 * r)
+            for r in range(whole, most, 4):
+                at, of = value + r * value_size, source + r * input_size
+                four4(at, of, wide, x, sums + 4 * r)
+            for turn in range(4):
+                for r in range(most, wide):
+                    at = turn * wide + r
+                    of = source + at * input_size
+                    one1(value + at * value_size, of, wide, x, sums + 4 * r)
+            value += 4 * wide * value_size
+            source += 4 * wide * input_size
+        for _ in range(count % 4):
+            for r in range(0, whole, 16):
+                at, of = value + r * value_size, source + r * input_size
+                one16(at, of, wide, x, sums + 4 * r)
+            for r in range(whole, wide):
+                at, of = value + r * value_size, source + r * input_size
+                one1(at, of, wide, x, sums + 4 * r)
+            value += wide * value_size
+            source += wide * input_size
 
     return vector
 

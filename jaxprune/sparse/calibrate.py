@@ -21,7 +21,7 @@ from jaxprune.sparse._conv import convolve, to_conv
 from jaxprune.sparse._costs import default_path, write_costs
 from jaxprune.sparse._fast import target
 from jaxprune.sparse._kernel import SparseKernel, to_kernel
-from jaxprune.sparse._layout import BLOCK
+from jaxprune.sparse._layout import PORTABLE
 from jaxprune.sparse._product import product
 
 
@@ -78,7 +78,7 @@ def measure(sizes: Sizes = FULL, repeats: int = 15) -> Costs:
     turns, blocks = sum(v.shape[0] for v in wide.values), len(wide.values)
     slots = sum(v.size for v in wide.values)
     turn = (t("narrow") - t("tiny")) / sizes.narrow
-    rest = t("tiny") + turn * turns + BLOCK * blocks
+    rest = t("tiny") + turn * turns + PORTABLE.block * blocks
     slot = (t("wide") - rest) / slots
     costs = Costs()._replace(
         dense_call=t("nothing"),
