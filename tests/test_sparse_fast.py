@@ -12,6 +12,7 @@ from scipy.sparse import csr_array
 
 from jaxprune import sparse
 from jaxprune.sparse import _abi, _fast
+from jaxprune.sparse._layout import FAST, plan
 
 
 RNG = np.random.default_rng(0)
@@ -38,6 +39,7 @@ CASES = {
     "even": pruned(300, 200),
     "skewed": pruned(3000, 200, skewed=True),
     "for threads": pruned(3000, 1200),
+    "rests of vectors": pruned(90, 303),
     "one output": pruned(50, 1),
     "nothing alive": pruned(50, 20, keep=0),
     "beyond 16 bits": pruned(70_000, 3, keep=0.01),
@@ -64,6 +66,16 @@ def test_product_is_scipys(case):
         x = images(*lead, w.shape[0])
         want = np.asarray(x, float).reshape(-1, w.shape[0]) @ matrix
         close(run(x, made(case)), want.reshape(*lead, w.shape[1]))
+
+
+def test_blocks_end_with_whole_vectors_and_hold_less_padding():
+    lengths = np.sort(RNG.integers(40, 90, 500))[::-1]
+    found = plan(lengths, loop=FAST)
+    *inner, last = found.ends
+    assert len(inner) > 1
+    assert all(end % 16 == 0 for end in inner)
+    assert last == 500
+    assert lengths.sum() < found.slots < plan(lengths).slots
 
 
 def test_it_is_numba_that_runs():

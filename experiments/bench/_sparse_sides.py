@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.bench._sparse_nets import Case, Net
+from experiments.bench._sparse_nets import Case, Conv, Net
 from jaxprune import sparse
 
 
@@ -34,21 +34,19 @@ Maker = Callable[[np.ndarray], Side]
 """Makes the side of a batch; what does not depend on the batch is made before."""
 
 
-# What `jaxprune.sparse` makes of params and mask; a batch size is what the choice is
+# What `jaxprune.sparse` makes of params and their net; a batch size is what the choice is
 # made for. A kernel of another kind is one more line.
-FORMS: dict[str, Callable[[Any, Any, int], Any]] = {
-    DENSE: lambda params, mask, batch: params,
-    "sparse f32": lambda params, mask, batch: _all(params, mask, fast=False),
-    "sparse int8": lambda params, mask, batch: _all(
-        params, mask, fast=False, values="int8"
+FORMS: dict[str, Callable[[Any, Net, int], Any]] = {
+    DENSE: lambda params, net, batch: params,
+    "sparse f32": lambda params, net, batch: _all(params, net, fast=False),
+    "sparse int8": lambda params, net, batch: _all(
+        params, net, fast=False, values="int8"
     ),
-    "fast f32": lambda params, mask, batch: _all(params, mask, fast=True),
-    "fast int8": lambda params, mask, batch: _all(
-        params, mask, fast=True, values="int8"
-    ),
-    CHOSEN: lambda params, mask, batch: sparse.sparsify(params, mask, batch=batch),
-    CONVOLUTIONS: lambda params, mask, batch: sparse.sparsify(
-        params, mask, batch=batch, convolutions=True
+    "fast f32": lambda params, net, batch: _all(params, net, fast=True),
+    "fast int8": lambda params, net, batch: _all(params, net, fast=True, values="int8"),
+    CHOSEN: lambda params, net, batch: sparse.sparsify(params, net.mask, batch=batch),
+    CONVOLUTIONS: lambda params, net, batch: sparse.sparsify(
+        params, net.mask, batch=batch, convolutions=True, groups=_groups(net)
     ),
 }
 CHOICES = {CHOSEN, CONVOLUTIONS}
@@ -67,7 +65,7 @@ class Forms:
         """Gives the params of a case."""
         key = (side, batch if side in CHOICES else 1)
         if key not in self._made:
-            made = FORMS[side](self._dense, self._net.mask, batch)
+            made = FORMS[side](self._dense, self._net, batch)
             self._made[key] = jax.block_until_ready(made)
         return {name: self._made[key][name] for name in case.names}
 
@@ -98,8 +96,13 @@ def jax_side(side: str, forms: Forms, case: Case) -> Maker:
     return make
 
 
-def _all(params: Any, mask: Any, **how: Any) -> Any:
-    return sparse.sparsify(params, mask, where=_matrices, **how)
+def _all(params: Any, net: Net, **how: Any) -> Any:
+    return sparse.sparsify(params, net.mask, where=_matrices, **how)
+
+
+def _groups(net: Net) -> dict[str, int]:
+    convs = [op for op in net.cases[-1].ops if isinstance(op, Conv)]
+    return {f"{op.name}/kernel": op.groups for op in convs if op.groups > 1}
 
 
 def _matrices(_: str, leaf: Any) -> bool:

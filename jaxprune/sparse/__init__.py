@@ -21,6 +21,9 @@ from jaxprune.sparse._conv import to_conv as to_conv
 from jaxprune.sparse._costs import default_costs as default_costs
 from jaxprune.sparse._costs import read_costs as read_costs
 from jaxprune.sparse._costs import write_costs as write_costs
+from jaxprune.sparse._groups import SparseGroups as SparseGroups
+from jaxprune.sparse._groups import groups_to_dense as groups_to_dense
+from jaxprune.sparse._groups import to_groups as to_groups
 from jaxprune.sparse._kernel import SparseKernel as SparseKernel
 from jaxprune.sparse._kernel import to_dense as to_dense
 from jaxprune.sparse._kernel import to_kernel as to_kernel

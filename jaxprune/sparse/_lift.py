@@ -10,9 +10,12 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from jaxprune.report._program import Step, called, run_step
-from jaxprune.sparse._conv import SparseConv, conv_to_dense, convolved
-from jaxprune.sparse._kernel import SparseKernel, to_dense
+from jaxprune.sparse._conv import convolved
+from jaxprune.sparse._groups import SparseGroups, grouped, split
+from jaxprune.sparse._kernel import SparseKernel
 from jaxprune.sparse._product import product
+from jaxprune.sparse._sparsify import is_sparse as _is_sparse
+from jaxprune.sparse._sparsify import to_array as _dense
 
 
 _LOG = logging.getLogger(__name__)
@@ -72,16 +75,6 @@ def lift(
     return lifted
 
 
-def _is_sparse(leaf: Any) -> bool:
-    return isinstance(leaf, SparseKernel | SparseConv)
-
-
-def _dense(value: Any) -> Any:
-    if isinstance(value, SparseConv):
-        return conv_to_dense(value)
-    return to_dense(value) if _is_sparse(value) else value
-
-
 def _names(jaxpr: Any) -> Iterator[str]:
     """Lists the functions under `jit` that are called."""
     for eqn in jaxpr.eqns:
@@ -130,14 +123,19 @@ def _replaced(eqn: Any, inputs: list[Any], layers: Layers) -> list[Any]:
     kinds = tuple(map(type, inputs))
     if name == "dot_general" and kinds.count(SparseKernel) == 1:
         y = _dot(first, inputs[1], params["dimension_numbers"])
+    if name == "split" and isinstance(first, SparseGroups):
+        parts = split(first, params)
+        if parts is not None:
+            return parts
     if name == "conv_general_dilated" and not _is_sparse(first):
-        y = convolved(first, inputs[1], params)
+        run = grouped if isinstance(inputs[1], SparseGroups) else convolved
+        y = run(first, inputs[1], params)
     if y is not None:
         return [y.astype(eqn.outvars[0].aval.dtype)]
     _LOG.warning(
         "%s reads a sparse matrix, which has to be written out dense: %s. Leave its "
         "path out of `sparsify`, or give the `axis` that its product sums over; a "
-        "convolution has to have stride 1 and no groups.",
+        "convolution has to have stride 1, and `sparsify` to know its groups.",
         name,
         ", ".join(str(leaf.shape) for leaf in inputs if _is_sparse(leaf)),
     )

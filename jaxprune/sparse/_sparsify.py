@@ -1,6 +1,6 @@
 """From params and mask to params of which some are sparse."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any
 
@@ -15,6 +15,7 @@ from jaxprune._types import Mask, Params
 from jaxprune.sparse._choose import Costs, choose, conv_pays
 from jaxprune.sparse._conv import SparseConv, conv_to_dense, to_conv
 from jaxprune.sparse._costs import default_costs
+from jaxprune.sparse._groups import SparseGroups, groups_to_dense, to_groups
 from jaxprune.sparse._kernel import SparseKernel, to_dense, to_kernel
 
 
@@ -29,6 +30,7 @@ def sparsify(
     axis: int = 0,
     fast: bool | None = None,
     convolutions: bool = False,
+    groups: Mapping[str, int] | None = None,
 ) -> PyTree:
     """Puts matrices that run faster without their dead weights in a form for that.
 
@@ -50,12 +52,17 @@ def sparsify(
         False.
       convolutions: whether kernels (rows, columns, in, out) of convolutions are taken
         as well. Only the extra `fast` gains by them, where the model gives them to
-        XLA's convolution as they are, with stride 1 and no groups.
+        XLA's convolution as they are, with stride 1.
+      groups: how many groups a convolution has, by the path of its kernel; the default
+        is one.
 
     Raises:
       ValueError: if `batch` is less than 1, `where` chooses a leaf that cannot be
-        sparse, or as `to_kernel` and `default_costs`.
+        sparse, `groups` names one that is no convolution's kernel, or as `to_groups`,
+        `to_kernel` and `default_costs`.
     """
+    groups = groups or {}
+    _check_groups(groups, params)
     if batch < 1:
         raise ValueError(f"batch is {batch}, expected 1 or more.")
     costs = default_costs() if costs is None else costs
@@ -82,6 +89,8 @@ def sparsify(
         best = form(np.asarray(alive)) if chosen else "dense"
         if best == "dense":
             return jnp.where(alive, leaf, 0).astype(leaf.dtype)
+        if best == "conv" and groups.get(name, 1) > 1:
+            return to_groups(leaf, alive, groups[name], values=values)
         if best == "conv":
             return to_conv(leaf, alive, values=values)
         by_numba = best == "fast" if fast is None else fast
@@ -90,13 +99,39 @@ def sparsify(
     return map_masked(at_leaf, params, mask, leaf_names(params))
 
 
+def _check_groups(groups: Mapping[str, int], params: Params) -> None:
+    names, leaves = jax.tree.leaves(leaf_names(params)), jax.tree.leaves(params)
+    kernels = {
+        n: leaf for n, leaf in zip(names, leaves, strict=True) if jnp.ndim(leaf) == 4
+    }
+    for path, count in groups.items():
+        if path not in kernels:
+            raise ValueError(
+                f"groups has {path!r}, expected the path of a convolution's kernel: "
+                f"{', '.join(kernels) or 'there is none'}."
+            )
+        outputs = kernels[path].shape[-1]
+        if count < 1 or outputs % count:
+            raise ValueError(
+                f"groups has {count} for {path!r}, expected a divisor of its {outputs} "
+                "outputs."
+            )
+
+
 def densify(params: PyTree) -> Params:
     """Writes every sparse leaf out as an array; float32 weights come back unchanged."""
+    return jax.tree.map(to_array, params, is_leaf=is_sparse)
 
-    def dense(leaf: Any) -> Any:
-        if isinstance(leaf, SparseConv):
-            return conv_to_dense(leaf)
-        return to_dense(leaf) if isinstance(leaf, SparseKernel) else leaf
 
-    sparse = lambda leaf: isinstance(leaf, SparseKernel | SparseConv)
-    return jax.tree.map(dense, params, is_leaf=sparse)
+def is_sparse(leaf: Any) -> bool:
+    """Tells whether a leaf is in a form for execution."""
+    return isinstance(leaf, SparseKernel | SparseConv | SparseGroups)
+
+
+def to_array(leaf: Any) -> Any:
+    """Writes a leaf out if it is sparse."""
+    if isinstance(leaf, SparseGroups):
+        return groups_to_dense(leaf)
+    if isinstance(leaf, SparseConv):
+        return conv_to_dense(leaf)
+    return to_dense(leaf) if isinstance(leaf, SparseKernel) else leaf
