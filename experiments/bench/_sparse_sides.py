@@ -34,8 +34,8 @@ Maker = Callable[[np.ndarray], Side]
 """Makes the side of a batch; what does not depend on the batch is made before."""
 
 
-# What `jaxprune.sparse` makes of params and their net; a batch size is what the choice is
-# made for. A kernel of another kind is one more line.
+# What `jaxprune.sparse` makes of params and their net; a batch size is what the choice
+# is made for. A kernel of another kind is one more line.
 FORMS: dict[str, Callable[[Any, Net, int], Any]] = {
     DENSE: lambda params, net, batch: params,
     "sparse f32": lambda params, net, batch: _all(params, net, fast=False),

@@ -8,6 +8,14 @@ from importlib import import_module
 from typing import Any, NamedTuple, no_type_check
 
 
+_LINE = 16  # weights, whose values fill a line of a cache
+# Weights between the one that is multiplied and the one that is fetched. A processor
+# fetches ahead by itself, but not into the next page: AlexNet's dense layers, which no
+# cache holds, took 3.7 ms without, 3.2 with 1,536 and 2.4 with 5,000 to 16,000 (an AMD
+# EPYC, one thread).
+AHEAD = 2**13
+
+
 class Lanes(NamedTuple):
     """Intrinsics of numba; all arguments and results are of 64 bits.
 
@@ -91,6 +99,9 @@ def one_image(values, inputs, n, turns):
             width = {"float32": 4, "float16": 2, "int8": 1}[values]
             sums = _load(ir, builder, total, ir.FloatType(), n)
             for _ in range(turns):
+                if n >= _LINE:
+                    _prefetch(ir, builder, value, AHEAD * width)
+                    _prefetch(ir, builder, source, AHEAD * kind.width // 8)
                 weights = _weights(ir, builder, value, values, n)
                 # Processors gather no faster than they load one by one.
                 seen = ir.Constant(ir.VectorType(ir.FloatType(), n), ir.Undefined)
@@ -108,6 +119,17 @@ def one_image(values, inputs, n, turns):
         return types.void(*[types.int64] * 5), code
 
     return turn
+
+
+@no_type_check
+def _prefetch(ir, builder, address, distance):
+    """Has the line `distance` bytes ahead of an address fetched; it may be nobody's."""
+    byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+    fetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+    ahead = builder.add(address, ir.Constant(address.type, distance))
+    read, near, data = (ir.Constant(number, k) for k in (0, 3, 1))
+    builder.call(fetch, [builder.inttoptr(ahead, byte), read, near, data])
 
 
 @no_type_check
