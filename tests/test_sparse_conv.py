@@ -145,6 +145,57 @@ def test_an_unchanged_model_runs(caplog):
     assert "written out dense: (3, 3, 6, 4)" in caplog.text
 
 
+def two_groups(x, w):
+    return jax.lax.conv_general_dilated(
+        x, w, (1, 1), "SAME", dimension_numbers=NUMBERS, feature_group_count=2
+    )
+
+
+def two_halves(x, w):
+    pairs = zip(jnp.split(x, 2, axis=-1), jnp.split(w, 2, axis=-1), strict=True)
+    return jnp.concatenate([dense_conv(a, b) for a, b in pairs], axis=-1)
+
+
+def test_each_group_is_a_sparse_convolution(caplog):
+    w, mask = pruned((3, 3, 2, 6))
+    x, dense, padding = images(2, 6, 7, 4), np.where(mask, w, 0), ((1, 1), (1, 1))
+    halves = (x[..., :2], dense[..., :3]), (x[..., 2:], dense[..., 3:])
+    want = np.concatenate([scipys(*half, padding) for half in halves], axis=-1)
+    given = (
+        {"conv": {"kernel": jnp.asarray(w)}},
+        {"conv": {"kernel": jnp.asarray(mask)}},
+    )
+    lean = sparse.sparsify(
+        *given, where=lambda *_: True, convolutions=True, groups={"conv/kernel": 2}
+    )
+    conv = lean["conv"]["kernel"]
+    assert isinstance(conv, sparse.SparseGroups)
+    assert conv.shape == w.shape
+    np.testing.assert_array_equal(sparse.densify(lean)["conv"]["kernel"], dense)
+    with caplog.at_level(logging.WARNING, "jaxprune.sparse"):
+        for f in (two_groups, two_halves):
+            close(jax.jit(sparse.lift(f))(x, conv), want)
+    assert not caplog.text
+    # What is split otherwise is written out.
+    f = lambda w: sum(jnp.split(w, 3, axis=-1))
+    with caplog.at_level(logging.WARNING, "jaxprune.sparse"):
+        close(sparse.lift(f)(conv), f(jnp.asarray(dense)))
+    assert "written out dense: (3, 3, 2, 6)" in caplog.text
+
+
+def test_wrong_groups_are_named():
+    w, mask = pruned((3, 3, 2, 6))
+    make = lambda groups: sparse.sparsify(
+        {"conv": w, "fc": w[0, 0]}, {"conv": mask, "fc": None}, groups=groups
+    )
+    with pytest.raises(ValueError, match=r"'fc', expected the path.* conv"):
+        make({"fc": 2})
+    with pytest.raises(ValueError, match="4 for 'conv', expected a divisor of its 6"):
+        make({"conv": 4})
+    with pytest.raises(ValueError, match="groups is 4, expected a divisor of 6"):
+        sparse.to_groups(w, mask, 4)
+
+
 @jax.jit
 def split(x, w):
     """Convolves half of the channels at a time, which cannot be seen through."""

@@ -20,8 +20,8 @@ class Costs(NamedTuple):
 
     The defaults are estimates for 2 cores of an x86 processor. `streamed`, `packed`,
     `dense`, `slot`, `image` and `fast_slot` are rounded from times of VGG-16's fc6 and
-    fc7 on an AMD EPYC, `cached` and `dense_call` from fc8 and the LeNets; the others
-    were not measured alone. `python -m
+    fc7 on an AMD EPYC, `cached` and `dense_call` from fc8 and the LeNets, `conv` and
+    `fast_conv` from its convolutions; the others were not measured alone. `python -m
     jaxprune.sparse.calibrate` measures all but `cache` on another machine.
 
     Attributes:
@@ -60,8 +60,8 @@ class Costs(NamedTuple):
     fast_many: float = 1.0
     fast_image: float = 0.1
     fast_threads: float = 1.4
-    conv: float = 0.012
-    fast_conv: float = 0.017
+    conv: float = 0.015
+    fast_conv: float = 0.035
     fast_move: float = 2.0
 
 
