@@ -222,8 +222,9 @@ def run(options: Options) -> None:
         if any(part in name for part in options.stacks):
             large = sum(m * n for m, n in itertools.pairwise(units)) > 10**7
             pairs = max(options.pairs // 10, FEWEST) if large else options.pairs
-            for size, optimizer in itertools.product(sizes, ("sgd", "adam")):
-                rows += measure(name, size, optimizer, pairs)
+            for size in sizes:
+                for optimizer in ("sgd", "adam"):
+                    rows += measure(name, size, optimizer, pairs)
     table = Table(title="A training step with pruning beside the dense one")
     for column in ("stack", "batch", "optimizer", "schedule"):
         table.add_column(column)

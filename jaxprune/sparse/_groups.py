@@ -93,8 +93,10 @@ def grouped(x: Array, conv: SparseGroups, params: Any) -> Array | None:
     numbers = params["dimension_numbers"]
     one = {**params, "feature_group_count": 1}
     inputs = jnp.split(x, len(conv.parts), axis=numbers.lhs_spec[1])
-    pairs = zip(inputs, conv.parts, strict=True)
-    outputs = [convolved(a, part, one) for a, part in pairs]
-    if any(y is None for y in outputs):
-        return None
+    outputs: list[Array] = []
+    for a, part in zip(inputs, conv.parts, strict=True):
+        y = convolved(a, part, one)
+        if y is None:
+            return None
+        outputs.append(y)
     return jnp.concatenate(outputs, axis=numbers.out_spec[1])

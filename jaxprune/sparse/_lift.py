@@ -128,7 +128,7 @@ def _replaced(eqn: Any, inputs: list[Any], layers: Layers) -> list[Any]:
         if parts is not None:
             return parts
     if name == "conv_general_dilated" and not _is_sparse(first):
-        run = grouped if isinstance(inputs[1], SparseGroups) else convolved
+        run: Any = grouped if isinstance(inputs[1], SparseGroups) else convolved
         y = run(first, inputs[1], params)
     if y is not None:
         return [y.astype(eqn.outvars[0].aval.dtype)]
