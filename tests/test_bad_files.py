@@ -67,7 +67,7 @@ def test_a_file_that_goes_on_is_refused(whole, refused):
     assert "its leaves end at" in refused(whole + b"\0")
 
 
-@pytest.mark.parametrize("flip", [1, 0xFF])
+@pytest.mark.parametrize("flip", [1, pytest.param(0xFF, marks=pytest.mark.slow)])
 def test_any_changed_byte_is_refused(whole, refused, flip):
     message = ""
     for i in range(len(whole)):

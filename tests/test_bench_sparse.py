@@ -102,6 +102,7 @@ def test_rows_of_every_side():
     assert at(DENSE)["times_as_fast"] == 1
 
 
+@pytest.mark.slow
 def test_a_convolution_has_what_it_can_have():
     net, _ = small("LeNet-5")
     conv = net._replace(cases=net.cases[1:2])

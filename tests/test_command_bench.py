@@ -47,6 +47,7 @@ def command(given, model="Net", *flags):
     return ["bench", str(given), *named, "--repeats", "3", *flags]
 
 
+@pytest.mark.slow
 def test_it_times_each_way_at_each_batch(given, capsys):
     pytest.importorskip("ai_edge_litert.interpreter", reason="LiteRT is timed here")
     assert main(command(given, "Net", "--batch", "1", "2", "--json")) == 0

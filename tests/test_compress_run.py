@@ -122,6 +122,7 @@ def test_bits_are_read():
         command.read_bits("17")
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.skipif("JAXPRUNE_DATA" not in os.environ, reason="JAXPRUNE_DATA not set")
 def test_the_published_squeezenet_takes_less_than_545_000_bytes(tmp_path):

@@ -102,7 +102,7 @@ BENCHES = {
     [
         ("select", "--repeats 0", "--repeats is 0, expected 1 or more."),
         ("select", "--sizes", "--sizes names no tree, expected some of lenet5,"),
-        ("step", "--pairs 0", "--pairs is 0, expected 80 or more."),
+        ("step", "--pairs 0", "--pairs is 0, expected 50 or more."),
         ("step", "--stacks VGG", "--stacks is 'VGG', expected parts of 'LeNet-300-100"),
         ("lenet5_step", "--pairs 0", "--pairs is 0, expected 1 or more."),
         ("train_step", "--batch 0", "--batch is 0, expected 1 or more."),

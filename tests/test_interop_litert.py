@@ -177,7 +177,11 @@ BLOCKS = {f"conv{b}_{i}": 4 + b for b in range(1, 6) for i in (1, 2, 3)}
 @pytest.mark.parametrize(
     ("module", "shape"),
     [
-        (models.ALEXNET_CIFAR10.module.clone(widths=SMALL), (32, 32, 3)),
+        pytest.param(
+            models.ALEXNET_CIFAR10.module.clone(widths=SMALL),
+            (32, 32, 3),
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             models.ALEXNET_TORCHVISION.module.clone(widths=SMALL),
             (67, 67, 3),

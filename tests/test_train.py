@@ -83,7 +83,7 @@ def test_moments_and_masks_lie_as_their_params():
 
 
 MESHES = [
-    ("data=4,model=2", True),
+    pytest.param("data=4,model=2", True, marks=pytest.mark.slow),
     *[
         pytest.param(mesh, fsdp, marks=pytest.mark.slow)
         for mesh in ("data=8", "data=4,model=2", "data=2,model=4", "model=8")
@@ -272,6 +272,7 @@ def test_the_watch_sees_a_fetch_and_a_put(monkeypatch):
     assert watch.count["device_put"] == 1
 
 
+@pytest.mark.slow
 def test_between_two_lines_of_the_log_only_batches_cross(tmp_path, monkeypatch):
     watch = Watch(monkeypatch)
     arrays = Streamed.arrays
@@ -293,6 +294,7 @@ def test_between_two_lines_of_the_log_only_batches_cross(tmp_path, monkeypatch):
     assert watch.count == {"make_array_from_process_local_data": 30}
 
 
+@pytest.mark.slow
 def test_the_compiled_step_calls_nothing_on_the_host():
     layout = make_layout("data=2,model=2")
     task = small_task.make_task(layout)
