@@ -20,8 +20,9 @@ class Costs(NamedTuple):
 
     The defaults are estimates for 2 cores of an x86 processor. `streamed`, `packed`,
     `dense`, `slot`, `image` and `fast_slot` are rounded from times of VGG-16's fc6 and
-    fc7 on an AMD EPYC, `cached` and `dense_call` from fc8 and the LeNets, `conv` and
-    `fast_conv` from its convolutions; the others were not measured alone. `python -m
+    fc7 on an AMD EPYC (`fast_slot` with an earlier kernel, it is about 0.3 now),
+    `cached` and `dense_call` from fc8 and the LeNets, `conv` and `fast_conv` from
+    VGG-16's convolutions; the others were not measured alone. `python -m
     jaxprune.sparse.calibrate` measures all but `cache` on another machine.
 
     Attributes:
