@@ -7,6 +7,10 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# XLA's threads, one a device if not told: a device that waits in two collectives at
+# once takes two of them, and when all wait, none is left to meet them (XLA ends the
+# process after 40 s).
+os.environ.setdefault("NPROC", "32")
 
 import jax
 import pytest
