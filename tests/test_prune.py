@@ -1,3 +1,5 @@
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,12 @@ import jaxprune
 CUT = jaxprune.to_sparsity(jaxprune.magnitude, 0.5)
 PARAMS = toy.make_params()
 GRADS = toy.make_params(1)
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    """As most users run on a CPU; every other file has eight devices."""
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
 
 
 def step(tx, grads=GRADS, opt_state=None, params=PARAMS, **extra):
@@ -261,3 +269,51 @@ def test_a_schedule_that_returns_no_mask_is_told(schedule, message):
     tx = jaxprune.prune(optax.sgd(0.1), schedule)
     with pytest.raises(ValueError, match=message):
         tx.update(params, tx.init(params), params)
+
+
+CUTS = {
+    "magnitude": CUT,
+    "global": jaxprune.to_sparsity(jaxprune.magnitude, 0.5, scope="global"),
+    "saliency": jaxprune.to_sparsity(jaxprune.saliency, 0.5),
+    "by_std": jaxprune.by_std(0.5),
+}
+
+
+@pytest.mark.parametrize("inner", [optax.sgd(0.1, momentum=0.9), optax.adam(0.1)])
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_step_copies_no_matrix(cut, inner):
+    layers = ["fc0", "fc1", "fc2"]
+
+    def loss(params, x):
+        for name in layers:
+            x = jnp.tanh(x @ params[name])
+        return x.sum()
+
+    def train_step(params, opt_state, x):
+        updates, opt_state = tx.update(jax.grad(loss)(params, x), opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    tx = jaxprune.prune(inner, jaxprune.every(100, CUTS[cut]))
+    params = {name: jnp.ones((512, 512)) for name in layers}
+    args = params, tx.init(params), jnp.ones((8, 512))
+    program = jax.jit(train_step, donate_argnums=(0, 1)).lower(*args).compile()
+    _, text = str(program.as_text()).split("ENTRY")  # what runs at every step
+    assert re.search(r"f32\[512,512\]\S* (dot|fusion)\(", text)
+    assert not re.findall(r"\w+\[512,512\]\S* copy\(", text)
+
+
+@pytest.mark.parametrize(
+    "bits", [0, 1, -1, 0x7FC00000, -0x00400000, -(2**31), 2**31 - 1]
+)
+def test_waiting_for_gradients_leaves_the_step(bits):
+    told = []
+
+    def schedule(params, mask, step, **extra):
+        told.append(step)
+        return mask
+
+    number = np.int32(bits).view(np.float32)
+    grads = jax.tree.map(lambda g: jnp.full_like(g, number), GRADS)
+    tx = jaxprune.prune(optax.sgd(0.1), schedule)
+    tx.update(grads, tx.init(PARAMS)._replace(step=jnp.int32(7)), PARAMS)
+    assert told == [7]
