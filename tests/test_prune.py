@@ -20,6 +20,7 @@ GRADS = toy.make_params(1)
 def one_device(monkeypatch):
     """As most users run on a CPU; every other file has eight devices."""
     monkeypatch.setattr(jax, "device_count", lambda: 1)
+    monkeypatch.setattr("jaxprune._prune._LARGE", 0)
 
 
 def step(tx, grads=GRADS, opt_state=None, params=PARAMS, **extra):
