@@ -66,6 +66,61 @@ def test_convolution_is_scipys(case):
     assert "jaxprune_sparse_float32_uint16_conv" in run.lower(x, conv).as_text()
 
 
+def windows(y, pool):
+    """Takes NumPy's maxima of whole windows."""
+    batch, height, width, outputs = y.shape
+    rows, columns = height // pool, width // pool
+    y = y[:, : pool * rows, : pool * columns]
+    return y.reshape(batch, rows, pool, columns, pool, outputs).max((2, 4))
+
+
+@pytest.mark.parametrize("values", ["float32", "int8"])
+@pytest.mark.parametrize("pool", [1, 2, 3])
+def test_maxima_and_bias(pool, values):
+    w, mask = pruned((3, 2, 3, 20))
+    mask[..., 4] = False
+    bias = jnp.asarray(RNG.standard_normal(20), jnp.float32)
+    conv = sparse.to_conv(w, mask, values=values)
+    padding = ((0, 2), (1, 0))
+    kernel = np.asarray(sparse.conv_to_dense(conv))
+    run = jax.jit(lambda *a: sparse.convolve(*a, padding, pool=pool, bias=bias))
+    for batch in (1, 3):
+        x = images(batch, 9, 7, 3)
+        close(run(x, conv), windows(scipys(x, kernel, padding), pool) + bias)
+    assert "jaxprune_sparse" in run.lower(x, conv).as_text()
+
+
+def test_maxima_of_a_large_image(monkeypatch):
+    monkeypatch.setattr("jaxprune.sparse._conv._POOLED", 10)
+    w, mask = pruned((3, 3, 2, 5))
+    x, bias, padding = images(1, 8, 9, 2), jnp.arange(5.0), ((1, 1), (1, 1))
+    y = sparse.convolve(x, sparse.to_conv(w, mask), padding, pool=2, bias=bias)
+    close(y, windows(scipys(x, np.where(mask, w, 0), padding), 2) + np.arange(5))
+
+
+def test_a_maximum_keeps_nan():
+    x = images(1, 6, 6, 1).at[0, 1, 1, 0].set(jnp.nan)
+    conv = sparse.to_conv(
+        np.ones((1, 1, 1, 1), np.float32), np.ones((1, 1, 1, 1), bool)
+    )
+    y = sparse.convolve(x, conv, ((0, 0), (0, 0)), pool=2)
+    np.testing.assert_array_equal(y, windows(np.asarray(x), 2))
+    assert np.isnan(y).sum() == 1
+
+
+def test_a_bias_of_another_shape_is_refused():
+    conv = sparse.to_conv(*pruned((3, 3, 1, 2)))
+    with pytest.raises(ValueError, match=r"shape \(3,\), expected \(2,\)"):
+        sparse.convolve(images(1, 4, 6, 1), conv, ((0, 0), (0, 0)), bias=jnp.ones(3))
+
+
+@pytest.mark.parametrize("pool", [0, 3])
+def test_a_window_larger_than_the_result_is_refused(pool):
+    conv = sparse.to_conv(*pruned((3, 3, 1, 2)))
+    with pytest.raises(ValueError, match=f"pool is {pool}, .*2 x 4"):
+        sparse.convolve(images(1, 4, 6, 1), conv, ((0, 0), (0, 0)), pool=pool)
+
+
 def test_outputs_without_live_weights():
     w, mask = pruned((3, 3, 2, 4))
     mask[..., 1] = False
@@ -94,15 +149,20 @@ def dense_conv(x, w):
 def test_gradients_and_vmap():
     w, mask = pruned((3, 3, 4, 5))
     conv, w = sparse.to_conv(w, mask), jnp.where(mask, w, 0)
-    f = lambda x: (sparse.convolve(x, conv, ((1, 1), (1, 1))) ** 2).sum()
-    g = lambda x: (dense_conv(x, w) ** 2).sum()
+    bias, same = jnp.arange(5.0), ((1, 1), (1, 1))
+    f = lambda x: (sparse.convolve(x, conv, same, pool=2, bias=bias) ** 2).sum()
+
+    def g(x):
+        y = nn.max_pool(dense_conv(x, w), (2, 2), (2, 2))
+        return ((y + bias) ** 2).sum()
+
     x = images(2, 6, 7, 4)
     close(jax.jit(jax.grad(f))(x), jax.grad(g)(x))
     close(jax.vmap(f)(x[:, None]), jax.vmap(g)(x[:, None]))
     twice = jax.tree.map(lambda a: jnp.stack([a, a]), conv)
-    run = lambda c: sparse.convolve(x, c, ((1, 1), (1, 1)))
-    both = dense_conv(x, w)
-    close(jax.vmap(run)(twice), jnp.stack([both, both]))
+    run = lambda c, bias: sparse.convolve(x, c, same, bias=bias)
+    y = dense_conv(x, w)
+    close(jax.vmap(run)(twice, jnp.eye(5)[:2]), y + jnp.eye(5)[:2, None, None, None])
 
 
 class Net(nn.Module):

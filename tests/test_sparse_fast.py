@@ -1,6 +1,7 @@
 """The numba kernel against SciPy and NumPy, in every transformation of JAX's."""
 
 import logging
+import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -83,6 +84,53 @@ def test_it_is_numba_that_runs():
     assert "jaxprune_sparse_float32_uint16_one" in text
     text = programs(sparse.product, jnp.ones(300), sparse.to_kernel(*CASES["even"]))
     assert "jaxprune_sparse" not in text
+
+
+@pytest.mark.parametrize("values", ["float32", "int8"])
+def test_a_bias_is_added_to_the_product(values):
+    w, mask = pruned(300, 50)
+    bias = jnp.asarray(RNG.standard_normal(50), jnp.float32)
+    kernel = sparse.to_kernel(w, mask, fast=True, values=values)
+    for x in (images(300), images(5, 300)):
+        close(sparse.product(x, kernel, bias), run(x, kernel) + np.asarray(bias))
+    x, twice = images(2, 300), jnp.stack([bias, 2 * bias])
+    each = jax.vmap(lambda x, bias: sparse.product(x, kernel, bias))
+    close(each(x, twice), run(x, kernel) + np.asarray(twice))
+    with pytest.raises(ValueError, match=r"shape \(50, 1\), expected \(50,\)"):
+        sparse.product(images(300), kernel, bias[:, None])
+
+
+BIASES = {
+    "as it is": lambda x, w, b: x @ w + b,
+    "before": lambda x, w, b: b + x @ w,
+    "of flax": lambda x, w, b: x @ w + b.reshape((1,) * (x.ndim - 1) + (-1,)),
+    "of another dtype": lambda x, w, b: x @ w + b.astype(jnp.bfloat16),
+    "spread": lambda x, w, b: jnp.broadcast_to(b, (*x.shape[:-1], 50)) + x @ w,
+}
+OTHERS = {
+    "one for each row": lambda x, w, b: x @ w + b[:5, None],
+    "of the product itself": lambda x, w, b: x @ w + x @ w,
+    "a number": lambda x, w, b: x @ w + 2.0,
+    "of what is read again": lambda x, w, b: jnp.cos(y := x @ w) + (y + b),
+    "of something else": lambda x, w, b: jnp.sin(x @ w) + b,
+}
+
+
+@pytest.mark.parametrize("case", [*BIASES, *OTHERS])
+def test_the_bias_of_a_lifted_function_is_the_products(case):
+    f = (BIASES | OTHERS)[case]
+    w, mask = pruned(300, 50)
+    kernel = sparse.to_kernel(w, mask, fast=True)
+    bias = jnp.asarray(RNG.standard_normal(50), jnp.float32)
+    lifted = jax.jit(sparse.lift(f))
+    for x in (images(5, 300), images(1, 300), images(300)):
+        if x.ndim == 1 and case == "one for each row":
+            continue
+        close(lifted(x, kernel, bias), f(x, jnp.where(mask, w, 0), bias), 2e-5)
+    x = images(5, 300)
+    text = lifted.lower(x, kernel, bias).compile().as_text()
+    adds = re.findall(r"= f32\[5,50\]\S* add\(", text)
+    assert bool(adds) == (case in OTHERS)
 
 
 @pytest.mark.slow

@@ -203,7 +203,7 @@ def _run(op: Op, leaves: Any, x: Any) -> Any:
         x = x.reshape(x.shape[0], -1) @ kernel + bias
         return jax.nn.relu(x) if op.relu else x
     if op.pool and not op.relu:
-        return layers.conv_max_pool(x, kernel) + bias
+        return layers.conv_pool(x, kernel, bias)
     x = conv.grouped_conv(
         x,
         kernel,

@@ -12,6 +12,8 @@ from jaxprune import sparse
 
 DENSE, CHOSEN = "dense XLA", "as chosen"
 CONVOLUTIONS = "chosen, with convolutions"
+EVERY = "every layer"
+SMALL = 10**6  # weights of a network up to which every layer is run sparse
 
 
 class Side(NamedTuple):
@@ -48,6 +50,10 @@ FORMS: dict[str, Callable[[Any, Net, int], Any]] = {
     CONVOLUTIONS: lambda params, net, batch: sparse.sparsify(
         params, net.mask, batch=batch, convolutions=True, groups=_groups(net)
     ),
+    # Where little is left for XLA to do, it runs a program at once, in no thread.
+    EVERY: lambda params, net, batch: sparse.sparsify(
+        params, net.mask, batch=batch, convolutions=True, where=_kernels
+    ),
 }
 CHOICES = {CHOSEN, CONVOLUTIONS}
 """The forms that depend on the batch, and may leave a layer dense."""
@@ -59,6 +65,7 @@ class Forms:
     def __init__(self, net: Net):
         """Puts the dense params on the device."""
         self._net, self._dense = net, jax.device_put(net.params)
+        self.small = sum(p.size for p in jax.tree.leaves(net.params)) <= SMALL
         self._made: dict[tuple[str, int], Any] = {}
 
     def of(self, side: str, case: Case, batch: int) -> Any:
@@ -78,6 +85,8 @@ def jax_side(side: str, forms: Forms, case: Case) -> Maker:
     """
     if side not in (DENSE, *CHOICES) and not _thin(forms.of(side, case, 1)):
         raise ValueError("a convolution has no sparse form")
+    if side == EVERY and not forms.small:
+        raise ValueError("it is for small networks")
 
     def make(x: np.ndarray) -> Side:
         params = forms.of(side, case, len(x))
@@ -103,6 +112,10 @@ def _all(params: Any, net: Net, **how: Any) -> Any:
 def _groups(net: Net) -> dict[str, int]:
     convs = [op for op in net.cases[-1].ops if isinstance(op, Conv)]
     return {f"{op.name}/kernel": op.groups for op in convs if op.groups > 1}
+
+
+def _kernels(_: str, leaf: Any) -> bool:
+    return leaf.ndim > 1
 
 
 def _matrices(_: str, leaf: Any) -> bool:

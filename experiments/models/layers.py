@@ -42,17 +42,21 @@ class ConvPool(nn.Module):
         kernel = self.param("kernel", xavier, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
-        return conv_max_pool(x, kernel) + bias
+        return conv_pool(x, kernel, bias)
 
 
 @jax.jit
+def conv_pool(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    """Does what `ConvPool` does, under `jit`: `Network.sparse_layers` can name it."""
+    return conv_max_pool(x, kernel) + bias
+
+
 def conv_max_pool(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolves without padding and takes the maximum of every 2 x 2 window.
 
     Two formulations of the same function: `conv_max_pool_dot` for a batch to train on
     where the default backend is a CPU, `conv_max_pool_xla` otherwise: for few images
-    folding the kernel takes longest. Either is right anywhere. It is under `jit` so
-    that `Network.sparse_layers` can name it.
+    folding the kernel takes longest. Either is right anywhere.
 
     Args:
       x: (batch, height, width, in), height and width even.
@@ -111,9 +115,11 @@ def conv_max_pool_dot(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return first_max([y[..., group, :] for group in range(4)])
 
 
-def sparse_conv_max_pool(x: jax.Array, kernel: sparse.SparseConv) -> jax.Array:
-    """Does what `conv_max_pool` does, by the live weights of a kernel alone."""
-    return max_pool(sparse.convolve(x, kernel, ((0, 0), (0, 0))))
+def sparse_conv_pool(
+    x: jax.Array, kernel: sparse.SparseConv, bias: jax.Array
+) -> jax.Array:
+    """Does what `conv_pool` does, by the live weights of a kernel alone."""
+    return sparse.convolve(x, kernel, ((0, 0), (0, 0)), pool=2, bias=bias)
 
 
 def max_pool(x: jax.Array) -> jax.Array:

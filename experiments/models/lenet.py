@@ -126,5 +126,5 @@ LENET5 = Network(
         Link("fc1/kernel", "fc2/kernel"),
     ),
     flatten={"fc1/kernel": (50, 4, 4)},
-    sparse_layers={"conv_max_pool": layers.sparse_conv_max_pool},
+    sparse_layers={"conv_pool": layers.sparse_conv_pool},
 )

@@ -1,6 +1,7 @@
 """A pruned convolution in a form made for execution, and its direct computation."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -17,6 +18,8 @@ from jaxprune.sparse._kernel import to_dense as matrix_to_dense
 Padding = tuple[tuple[int, int], tuple[int, int]]
 _HWIO, _STRIDE = (3, 2, 0, 1), (1, 1)
 ALONE = 2**20  # weights times positions up to which a second thread does not pay
+_VECTOR = 16  # positions that are computed at once, at the least
+_POOLED = 2**12  # positions that a thread computes before it takes maxima
 
 
 @jax.tree_util.register_dataclass
@@ -82,9 +85,14 @@ def conv_to_dense(conv: SparseConv) -> Float[Array, "rows columns in out"]:
 
 
 def convolve(
-    x: Num[Array, "batch height width in"], conv: SparseConv, padding: Padding
+    x: Num[Array, "batch height width in"],
+    conv: SparseConv,
+    padding: Padding,
+    *,
+    pool: int = 1,
+    bias: Num[Array, "..."] | None = None,
 ) -> Num[Array, "batch _ _ out"]:
-    """Convolves with stride 1, in float32.
+    """Convolves with stride 1, in float32; takes maxima of windows and adds a bias.
 
     On a CPU with numba the kernel of the extra `fast` does it, elsewhere XLA's dense
     convolution with the kernel written out.
@@ -93,8 +101,25 @@ def convolve(
       x: images.
       conv: the weights.
       padding: zeros before and after the rows, and the columns.
+      pool: rows and columns of a window, and the distance between windows; rows and
+        columns that fill none are left out.
+      bias: (out,), what is added in the end.
+
+    Raises:
+      ValueError: if `pool` is not positive, the result is smaller than a window, or
+        `bias` has another shape.
     """
-    y = _quick(x.astype(jnp.float32), conv, padding)
+    rows, columns, _, outputs = conv.shape
+    if bias is not None and bias.shape != (outputs,):
+        raise ValueError(f"bias has shape {bias.shape}, expected ({outputs},).")
+    height, width = (n + sum(p) for n, p in zip(x.shape[1:3], padding, strict=True))
+    if not 1 <= pool <= max(1, min(height - rows, width - columns) + 1):
+        raise ValueError(
+            f"pool is {pool}, expected 1 or more, and not more than the rows and "
+            f"columns of the result, {height - rows + 1} x {width - columns + 1}."
+        )
+    bias = None if bias is None else bias.astype(jnp.float32)
+    y = _quick(x.astype(jnp.float32), conv, bias, padding, pool)
     return y.astype(x.dtype)
 
 
@@ -118,85 +143,114 @@ def convolved(x: Array, conv: SparseConv, params: Any) -> Array | None:
     return y.transpose(tuple(int(k) for k in np.argsort(order(numbers.out_spec))))
 
 
-def _dense(x: Array, conv: SparseConv, padding: Padding) -> Array:
+def _dense(
+    x: Array, conv: SparseConv, bias: Array | None, padding: Padding, pool: int
+) -> Array:
     numbers = ("NHWC", "HWIO", "NHWC")
     kernel = conv_to_dense(conv)
-    return lax.conv_general_dilated(
-        x, kernel, (1, 1), padding, dimension_numbers=numbers
-    )
+    y = lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=numbers)
+    return _finish(y, bias, pool)
 
 
-def _quick(x: Array, conv: SparseConv, padding: Padding) -> Array:
+def _finish(y: Array, bias: Array | None, pool: int) -> Array:
+    """Takes the maximum of every window, (batch, height, width, out), and adds."""
+    if pool > 1:
+        size = (1, pool, pool, 1)
+        y = lax.reduce_window(y, -jnp.inf, lax.max, size, size, "VALID")
+    return y if bias is None else y + bias
+
+
+def _quick(
+    x: Array, conv: SparseConv, bias: Array | None, padding: Padding, pool: int
+) -> Array:
     """Convolves by numba where it can, and differentiates what XLA would have done."""
     matrix = conv.matrix
     name = None
     if matrix.values and matrix.values[0].size and x.size:
         values, inputs = matrix.values[0].dtype.name, matrix.inputs[0].dtype.name
         name = target(values, inputs, "conv")
+    plain = lambda x, conv, bias: _dense(x, conv, bias, padding, pool)
     if name is None:
-        return _dense(x, conv, padding)
+        return plain(x, conv, bias)
 
     @jax.custom_batching.custom_vmap
-    def one(x: Any, conv: Any) -> Any:
-        return lax.platform_dependent(
-            x,
-            conv,
-            cpu=lambda x, c: _direct(x, c, padding, name),
-            default=lambda x, c: _dense(x, c, padding),
-        )
+    def one(x: Any, conv: Any, bias: Any) -> Any:
+        direct = lambda x, conv, bias: _direct(x, conv, bias, padding, pool, name)
+        return lax.platform_dependent(x, conv, bias, cpu=direct, default=plain)
 
     @one.def_vmap
-    def many(size: int, batched: Any, x: Any, conv: Any) -> Any:
-        if any(jax.tree.leaves(batched[1])):
+    def many(size: int, batched: Any, x: Any, conv: Any, bias: Any) -> Any:
+        if any(jax.tree.leaves(batched[1:])):
             axes = jax.tree.map(lambda b: 0 if b else None, batched)
-            plain = lambda x, c: _dense(x, c, padding)
-            return jax.vmap(plain, axes, axis_size=size)(x, conv), True
-        y = one(x.reshape(-1, *x.shape[2:]), conv)
+            return jax.vmap(plain, axes, axis_size=size)(x, conv, bias), True
+        y = one(x.reshape(-1, *x.shape[2:]), conv, bias)
         return y.reshape(*x.shape[:2], *y.shape[1:]), True
 
     @jax.custom_jvp
-    def run(x: Any, conv: Any) -> Any:
-        return one(x, conv)
+    def run(x: Any, conv: Any, bias: Any) -> Any:
+        return one(x, conv, bias)
 
     @run.defjvp
     def jvp(primals: Any, tangents: Any) -> Any:
-        plain = lambda x, c: _dense(x, c, padding)
         return run(*primals), jax.jvp(plain, primals, tangents)[1]
 
-    return run(x, conv)
+    return run(x, conv, bias)
 
 
-def _direct(x: Array, conv: SparseConv, padding: Padding, name: str) -> Array:
+def _direct(
+    x: Array,
+    conv: SparseConv,
+    bias: Array | None,
+    padding: Padding,
+    pool: int,
+    name: str,
+) -> Array:
     """Convolves by the kernel that `target` registered as `name`."""
     rows, columns, inputs, outputs = conv.shape
     batch = x.shape[0]
     height, width = (n + sum(p) for n, p in zip(x.shape[1:3], padding, strict=True))
     channel = batch * height * width
-    # What is read beyond the last channel belongs to positions that are thrown away.
-    beyond = -(-(columns + 16) // channel)
+    used = channel - (rows - 1) * width
+    needed = used - columns + 1  # positions that read nothing beyond the image
+    positions = max(used, _VECTOR)
+    if pool > 1 and positions > _POOLED:
+        y = _direct(x, conv, None, padding, 1, name)
+        return _finish(y, bias, pool)
+    # A small image is read beyond its last channel, for positions thrown away.
+    beyond = -(-(columns + _VECTOR) // channel) if needed < _VECTOR else 0
     x = jnp.pad(x.transpose(3, 0, 1, 2), ((0, beyond), (0, 0), *padding))
     distance = (
         np.arange(inputs)[:, None, None] * channel
         + np.arange(rows)[:, None] * width
         + np.arange(columns)
     )
-    # Bytes, in words of 64 bits, which JAX has not by default.
-    table = (4 * distance.reshape(-1)).astype("<i8").view("<i4")
-    used = channel - (rows - 1) * width
-    positions = -(-used // 16) * 16
+    shape = (height - rows + 1) // pool, (width - columns + 1) // pool
+    window = [positions, max(needed, _VECTOR), width, height * width, batch, *shape]
+    window += [pool if pool > 1 else 0]
+    # Distances are in bytes; words of 64 bits, which JAX has not by default.
+    table = np.concatenate([window, 4 * distance.reshape(-1)])
+    table = table.astype("<i8").view("<i4")
     work = positions * sum(v.size for v in conv.matrix.values)
     threads = min(most_threads(), 1 + work // ALONE)
+    if pool > 1:
+        out, sums = (outputs, batch * math.prod(shape)), positions
+    else:
+        out, sums = (outputs, positions), 0
     y = custom_call(
         name,
-        (outputs, positions),
-        (threads, 0),
+        out,
+        (threads, sums),
         (x, conv.place, jnp.asarray(table)),
         conv.matrix,
+        bias,
     )
-    if batch == 1:
+    if pool > 1:
+        y = y.reshape(outputs, batch, *shape)
+    elif batch == 1:
         y = y[:, :used].reshape(outputs, 1, -1, width)
     else:
         y = jnp.pad(y[:, :used], ((0, 0), (0, channel - used)))
         y = y.reshape(outputs, batch, height, width)
-    y = y[:, :, : height - rows + 1, : width - columns + 1]
+    if pool == 1:
+        y = y[:, :, : height - rows + 1, : width - columns + 1]
     return y.transpose(1, 2, 3, 0)

@@ -65,7 +65,10 @@ def _register(values: str, inputs: str, kind: Kind) -> str | None:
 
 
 def fast(
-    rows: Float[Array, "batch inputs"], kernel: SparseKernel, name: str
+    rows: Float[Array, "batch inputs"],
+    kernel: SparseKernel,
+    bias: Float[Array, " outputs"] | None,
+    name: str,
 ) -> Float[Array, "batch outputs"]:
     """Multiplies by the kernel that `target` registered as `name`; CPU only."""
     batch = rows.shape[0]
@@ -78,7 +81,7 @@ def fast(
     owner = jnp.zeros(0, jnp.int32) if kernel.owner is None else kernel.owner
     sums = (threads, pieces * images)
     operands = (rows, kernel.order, owner)
-    return custom_call(name, (batch, outputs), sums, operands, kernel)
+    return custom_call(name, (batch, outputs), sums, operands, kernel, bias)
 
 
 def custom_call(
@@ -87,6 +90,7 @@ def custom_call(
     sums: tuple[int, int],
     operands: tuple[Array, Array, Array],
     kernel: SparseKernel,
+    bias: Float[Array, " outputs"] | None,
 ) -> Float[Array, "_ _"]:
     """Has XLA call what `target` registered.
 
@@ -95,7 +99,8 @@ def custom_call(
       out: shape of the result.
       sums: threads at most, and floats that each may write.
       operands: the first three.
-      kernel: its scale, values and inputs are the others.
+      kernel: its scale, values and inputs are others.
+      bias: what is added to each output.
     """
     words = 2 * (job.HEAD + job.BLOCK * len(kernel.values))
     call = jax.ffi.ffi_call(
@@ -107,9 +112,10 @@ def custom_call(
             jax.ShapeDtypeStruct((words,), jnp.int32),
         ),
     )
-    scale = jnp.zeros(0) if kernel.scale is None else kernel.scale
+    none = jnp.zeros(0, jnp.float32)
+    ends = [none if a is None else a for a in (kernel.scale, bias)]
     pairs = zip(kernel.values, kernel.inputs, strict=True)
-    return call(*operands, scale, *(a for pair in pairs for a in pair))[0]
+    return call(*operands, *ends, *(a for pair in pairs for a in pair))[0]
 
 
 def most_threads() -> int:

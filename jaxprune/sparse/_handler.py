@@ -70,25 +70,27 @@ def handler(values, inputs, kind, minor):
     def fill(frame, at):
         """Writes the job that a call frame describes."""
         args, results = buffers(frame, abi.ARGS), buffers(frame, abi.RETS)
-        blocks = (args.size - 4) // 2
+        blocks = (args.size - 5) // 2
         head = nb.carray(words(at), job.HEAD + job.BLOCK * blocks, word)
         head[job.NEXT] = head[job.JOINED] = head[job.FUTURE] = 0
         head[job.LEFT] = 1
         head[job.API], head[job.BLOCKS] = frame[abi.API], blocks
         head[job.X], head[job.ORDER] = data(args[0]), data(args[1])
         head[job.OWNER], head[job.SCALE] = data(args[2]), data(args[3])
+        head[job.BIAS] = data(args[4])
         head[job.OUT], head[job.SUMS] = data(results[0]), data(results[1])
         head[job.BATCH], head[job.OUTPUTS] = size(results[0], 0), size(results[0], 1)
         head[job.PIECES] = size(args[1], 0)
         if conv:
-            head[job.IMAGES] = head[job.OUTPUTS]
+            window = nb.carray(words(head[job.OWNER]), job.WINDOW, word)
+            head[job.IMAGES] = window[job.POSITIONS]
         else:
             head[job.IMAGES] = size(results[1], 1) // head[job.PIECES]
         first = chunks = 0
         for b in range(blocks):
-            values = args[4 + 2 * b]
+            values = args[5 + 2 * b]
             block = head[job.HEAD + job.BLOCK * b :]
-            block[job.VALUES], block[job.INPUTS] = data(values), data(args[5 + 2 * b])
+            block[job.VALUES], block[job.INPUTS] = data(values), data(args[6 + 2 * b])
             block[job.LONGEST], block[job.WIDE] = size(values, 0), size(values, 1)
             block[job.FIRST], block[job.BEGIN] = first, chunks
             first += block[job.WIDE]

@@ -166,7 +166,8 @@ def many_images(values, inputs, n, vectors, table=False):
     `n * vectors` images stay in registers meanwhile.
 
     With `table`, an input is looked up instead of multiplied by the bytes of a row: in
-    their place comes the address of a table of bytes from `x`, of 64 bits each.
+    their place comes the address of a table of bytes from `x`, of 64 bits each; and the
+    sums begin at 0, whatever is there.
     """
     ir, types, intrinsic = _modules()
     cgutils: Any = import_module("numba.core.cgutils")
@@ -182,7 +183,10 @@ def many_images(values, inputs, n, vectors, table=False):
             held = [cgutils.alloca_once(builder, vector) for _ in range(vectors)]
             for k, sums in enumerate(held):
                 at = builder.add(total, step(k))
-                builder.store(_load(ir, builder, at, ir.FloatType(), n), sums)
+                first = ir.Constant(vector, [0.0] * n)
+                if not table:
+                    first = _load(ir, builder, at, ir.FloatType(), n)
+                builder.store(first, sums)
             with cgutils.for_range(builder, count) as loop:
                 at = builder.mul(loop.index, stride)
                 place = builder.add(value, builder.mul(at, ir.Constant(word, width)))
@@ -215,6 +219,46 @@ def many_images(values, inputs, n, vectors, table=False):
 
 
 @no_type_check
+def maxima_of_pairs():
+    """Makes an intrinsic: the maxima of four windows of 2 x 2 side by side, or NaN.
+
+    Its arguments: addresses of the upper and the lower 8 numbers, and of the result; a
+    factor and a number to add, of 32 bits, for every maximum.
+    """
+    ir, types, intrinsic = _modules()
+
+    def at(places):
+        return ir.Constant(ir.VectorType(ir.IntType(32), 4), list(places))
+
+    @intrinsic
+    def pairs(typing, upper, lower, out, factor, shift):
+        def code(context, builder, signature, args):
+            upper, lower, out, factor, shift = args
+            rows = (_load(ir, builder, a, ir.FloatType(), 8) for a in (upper, lower))
+            found = _maximum(builder, *rows)
+            even = builder.shuffle_vector(found, found, at(range(0, 8, 2)))
+            odd = builder.shuffle_vector(found, found, at(range(1, 8, 2)))
+            found = _maximum(builder, even, odd)
+            factor, shift = (_repeat(ir, builder, a, 4) for a in (factor, shift))
+            found = builder.fadd(builder.fmul(found, factor), shift)
+            _store(ir, builder, out, found)
+            return context.get_dummy_value()
+
+        words, numbers = [types.int64] * 3, [types.float32] * 2
+        return types.void(*words, *numbers), code
+
+    return pairs
+
+
+@no_type_check
+def _maximum(builder, a, b):
+    """Takes the larger of two, NaN where either is."""
+    # Unordered is true where either is NaN: then b is taken, unless a is the NaN.
+    larger = builder.select(builder.fcmp_unordered(">", b, a), b, a)
+    return builder.select(builder.fcmp_unordered("!=", a, a), a, larger)
+
+
+@no_type_check
 def _weights(ir, builder, address, values, n):
     """Loads n values as float32."""
     vector = ir.VectorType(ir.FloatType(), n)
@@ -239,6 +283,14 @@ def _load(ir, builder, address, kind, n):
 @no_type_check
 def _store(ir, builder, address, vector):
     builder.store(vector, builder.inttoptr(address, vector.type.as_pointer()), align=4)
+
+
+@no_type_check
+def _repeat(ir, builder, number, n):
+    """Makes a vector of one number."""
+    one = ir.Constant(ir.VectorType(ir.FloatType(), 1), ir.Undefined)
+    one = builder.insert_element(one, number, ir.Constant(ir.IntType(32), 0))
+    return _splat(ir, builder, one, n)
 
 
 @no_type_check

@@ -1,12 +1,15 @@
 """Running a function that was written for dense params with sparse ones."""
 
 import logging
+import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import Literal
 
 from jaxprune.report._program import Step, called, run_step
@@ -89,6 +92,7 @@ def _evaluate(
 ) -> list[Any]:
     """Runs a jaxpr whose values may be sparse."""
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
+    sums = _Sums(jaxpr)
 
     def read(v: Any) -> Any:
         return v.val if isinstance(v, Literal) else values[v]
@@ -98,7 +102,8 @@ def _evaluate(
         if any(map(_is_sparse, inputs)):
             outputs = _replaced(eqn, inputs, layers)
         else:
-            outputs = _run(eqn, inputs)
+            outputs = sums.biased(eqn, inputs) or _run(eqn, inputs)
+        sums.note(eqn, inputs)
         values.update(zip(eqn.outvars, outputs, strict=True))
     return [read(v) for v in jaxpr.outvars]
 
@@ -166,3 +171,59 @@ def _dot(left: Any, right: Any, numbers: Any) -> jax.Array | None:
         return None
     y = product(jnp.moveaxis(x, over[0], -1), kernel)
     return jnp.moveaxis(y, -1, 0) if flipped else y
+
+
+class _Sums:
+    """What is known of the values of a jaxpr, so that a product adds the bias itself.
+
+    That saves a pass over the outputs; and where every layer is sparse, a small network
+    has so few operations left that XLA runs it at once instead of handing it to a
+    thread, which takes longer than the network.
+    """
+
+    def __init__(self, jaxpr: Any):
+        """Counts how often every variable is read."""
+        read = [v for eqn in jaxpr.eqns for v in eqn.invars] + list(jaxpr.outvars)
+        self._reads = Counter(v for v in read if not isinstance(v, Literal))
+        self._products: dict[Any, tuple[Any, SparseKernel]] = {}  # x and kernel
+        self._rows: dict[Any, Any] = {}  # the vector that every row of an array is
+
+    def note(self, eqn: Any, inputs: Sequence[Any]) -> None:
+        """Notes an equation that multiplies by a sparse matrix, or repeats a vector."""
+        name = eqn.primitive.name
+        if name not in ("dot_general", "reshape", "broadcast_in_dim"):
+            return
+        first = inputs[0]
+        if name == "dot_general" and not _is_sparse(first):
+            kernel, over = inputs[1], eqn.params["dimension_numbers"][0]
+            if isinstance(kernel, SparseKernel):
+                if over == ((first.ndim - 1,), (kernel.axis,)):
+                    self._products[eqn.outvars[0]] = first, kernel
+        elif not _is_sparse(first):
+            row, shape = self._row(eqn.invars[0], first), eqn.outvars[0].aval.shape
+            axes = eqn.params.get("broadcast_dimensions", (len(shape) - 1,))
+            whole = name == "broadcast_in_dim" or math.prod(shape) == np.size(row)
+            if row is not None and whole and axes[-1:] == (len(shape) - 1,):
+                if shape[-1:] == row.shape:
+                    self._rows[eqn.outvars[0]] = row
+
+    def biased(self, eqn: Any, inputs: Sequence[Any]) -> list[Any] | None:
+        """Gives a product with its bias, where the equation adds one."""
+        if eqn.primitive.name != "add":
+            return None
+        out = eqn.outvars[0].aval
+        pairs = list(zip(eqn.invars, inputs, strict=True))
+        for (a, _), (b, value) in (pairs, pairs[::-1]):
+            # What is read elsewhere too would be computed twice.
+            if isinstance(a, Literal) or a not in self._products or self._reads[a] > 1:
+                continue
+            (x, kernel), bias = self._products[a], self._row(b, value)
+            if bias is not None and a.aval.shape == out.shape:
+                if x.dtype == bias.dtype == out.dtype:
+                    return [product(x, kernel, bias)]
+        return None
+
+    def _row(self, v: Any, value: Any) -> Any:
+        if isinstance(v, Literal):
+            return None
+        return value if value.ndim == 1 else self._rows.get(v)

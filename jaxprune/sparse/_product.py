@@ -13,20 +13,27 @@ from jaxprune.sparse._kernel import SparseKernel
 from jaxprune.sparse._portable import portable
 
 
-def product(x: Num[Array, "..."], kernel: SparseKernel) -> Num[Array, "..."]:
+def product(
+    x: Num[Array, "..."],
+    kernel: SparseKernel,
+    bias: Num[Array, "..."] | None = None,
+) -> Num[Array, "..."]:
     """Multiplies: the sum over the last axis of `x` and the inputs of the kernel.
 
-    Equals `jnp.tensordot(x, matrix, (-1, kernel.axis))`, summed in float32.
+    Equals `jnp.tensordot(x, matrix, (-1, kernel.axis))`, summed in float32, and the
+    bias added to that.
 
     Args:
       x: (..., inputs), of floating point.
       kernel: the weights.
+      bias: (outputs,), what is added to each.
 
     Returns:
       (..., outputs), of the dtype of `x`.
 
     Raises:
-      ValueError: if the last axis of `x` is not the kernel's inputs.
+      ValueError: if the last axis of `x` is not the kernel's inputs, or the shape of
+        `bias` not that of its outputs.
     """
     wide, outputs = kernel.shape[kernel.axis], kernel.shape[1 - kernel.axis]
     if x.ndim == 0 or x.shape[-1] != wide:
@@ -34,47 +41,57 @@ def product(x: Num[Array, "..."], kernel: SparseKernel) -> Num[Array, "..."]:
             f"x has shape {x.shape}; expected {wide} last, the inputs of a kernel of "
             f"shape {kernel.shape} on axis {kernel.axis}."
         )
+    if bias is not None and bias.shape != (outputs,):
+        raise ValueError(f"bias has shape {bias.shape}, expected ({outputs},).")
     lead, batch = x.shape[:-1], math.prod(x.shape[:-1])
     rows = x.astype(jnp.float32).reshape(batch, wide)
+    bias = None if bias is None else bias.astype(jnp.float32)
     if not kernel.values or not batch:
-        return jnp.zeros((*lead, outputs), x.dtype)
-    y = _quick(rows, kernel) if kernel.fast else portable(rows, kernel)
+        y = jnp.zeros((batch, outputs)) + (0 if bias is None else bias)
+    else:
+        y = (_quick if kernel.fast else _plain)(rows, kernel, bias)
     return y.reshape(*lead, outputs).astype(x.dtype)
+
+
+def _plain(rows: Array, kernel: SparseKernel, bias: Array | None) -> Array:
+    y = portable(rows, kernel)
+    return y if bias is None else y + bias
 
 
 @jax.custom_jvp
 def _quick(
-    rows: Float[Array, "batch inputs"], kernel: SparseKernel
+    rows: Float[Array, "batch inputs"],
+    kernel: SparseKernel,
+    bias: Float[Array, " outputs"] | None,
 ) -> Float[Array, "batch outputs"]:
     """Multiplies by numba on a CPU, else by XLA."""
-    return _mapped(rows, kernel)
+    return _mapped(rows, kernel, bias)
 
 
 @_quick.defjvp
 def _jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     """Differentiates what XLA would have done: it is linear, so it has a transpose."""
-    return _quick(*primals), jax.jvp(portable, primals, tangents)[1]
+    return _quick(*primals), jax.jvp(_plain, primals, tangents)[1]
 
 
 @jax.custom_batching.custom_vmap
-def _mapped(rows: Array, kernel: SparseKernel) -> Array:
+def _mapped(rows: Array, kernel: SparseKernel, bias: Array | None) -> Array:
     values, inputs = kernel.values[0].dtype.name, kernel.inputs[0].dtype.name
     name = target(values, inputs, "many" if rows.shape[0] > 1 else "one")
     if name is None:
-        return portable(rows, kernel)
-    return lax.platform_dependent(
-        rows, kernel, cpu=lambda x, k: fast(x, k, name), default=portable
-    )
+        return _plain(rows, kernel, bias)
+    quick = lambda x, k, b: fast(x, k, b, name)
+    return lax.platform_dependent(rows, kernel, bias, cpu=quick, default=_plain)
 
 
 @_mapped.def_vmap
 def _batched(
-    size: int, batched: Any, rows: Array, kernel: SparseKernel
+    size: int, batched: Any, rows: Array, kernel: SparseKernel, bias: Array | None
 ) -> tuple[Array, bool]:
     """Makes one product of many with the same kernel."""
-    of_rows, of_kernel = batched
-    if any(jax.tree.leaves(of_kernel)):
-        axes = jax.tree.map(lambda b: 0 if b else None, (of_rows, of_kernel))
-        return jax.vmap(portable, axes, axis_size=size)(rows, kernel), True
-    together = _mapped(rows.reshape(-1, rows.shape[-1]), kernel)
+    if any(jax.tree.leaves(batched[1:])):
+        axes = jax.tree.map(lambda b: 0 if b else None, tuple(batched))
+        apply = jax.vmap(_plain, axes, axis_size=size)
+        return apply(rows, kernel, bias), True
+    together = _mapped(rows.reshape(-1, rows.shape[-1]), kernel, bias)
     return together.reshape(*rows.shape[:-1], -1), True

@@ -14,12 +14,16 @@ from jaxprune.sparse._lanes import lanes, many_images, one_image
 # Words of a job; those of its blocks follow.
 NEXT, LEFT, JOINED, API, FUTURE, CHUNKS, BLOCKS = range(7)
 X, SUMS, OUT, ORDER, OWNER, SCALE = range(7, 13)
-OUTPUTS, BATCH, IMAGES, PIECES, THREADS = range(13, 18)
+OUTPUTS, BATCH, IMAGES, PIECES, THREADS, BIAS = range(13, 19)
 ARGUMENTS = 24  # of XLA's functions, 8 words
 HEAD = 32
 # Words of a block.
 VALUES, INPUTS, LONGEST, WIDE, FIRST, BEGIN = range(6)
 BLOCK = 6
+# Words in front of a convolution's table. Of POSITIONS of an output channel COUNT are
+# computed; maxima are taken where POOL is not 0.
+POSITIONS, COUNT, ROW, PLANE, PICTURES, ROWS, COLUMNS, POOL = range(8)
+WINDOW = 8
 CHUNK, FEWEST = 2**14, 16  # weights of a chunk, about, and turns at least
 
 
@@ -87,28 +91,31 @@ def worker(values, inputs, many):
     def finish(job):
         head = nb.carray(words(job), HEAD, word)
         outputs, pieces, images = head[OUTPUTS], head[PIECES], head[IMAGES]
-        parts = (head[JOINED], pieces, images)
-        sums = nb.carray(words(head[SUMS]), parts, single)
-        out = nb.carray(words(head[OUT]), (head[BATCH], outputs), single)
+        joined, batch, size = head[JOINED], head[BATCH], pieces * images
+        sums = nb.carray(words(head[SUMS]), joined * size, single)
         order = nb.carray(words(head[ORDER]), pieces, natural)
         owner = nb.carray(words(head[OWNER]), pieces, nb.int32)
         scale = nb.carray(words(head[SCALE]), outputs, single)
-        cut = head[OWNER] != 0
-        for image in range(head[BATCH]):
-            if cut:
-                out[image, :] = 0
+        bias = nb.carray(words(head[BIAS]), outputs, single)
+        for image in range(batch):
+            out = nb.carray(words(head[OUT] + 4 * image * outputs), outputs, single)
+            if head[OWNER] != 0:
+                out[:] = 0
             for k in range(pieces):
-                piece = order[k]
-                total = sums[0, piece, image]
-                for part in range(1, parts[0]):
-                    total += sums[part, piece, image]
-                if cut:
-                    out[image, owner[k]] += total
+                at = order[k] * images + image
+                total = sums[at]
+                for part in range(1, joined):
+                    total += sums[part * size + at]
+                if head[OWNER] != 0:
+                    out[owner[k]] += total
                 else:
-                    out[image, k] = total
+                    out[k] = total
             if head[SCALE] != 0:
                 for k in range(outputs):
-                    out[image, k] *= scale[k]
+                    out[k] *= scale[k]
+            if head[BIAS] != 0:
+                for k in range(outputs):
+                    out[k] += bias[k]
 
     return Worker(share, finish, chunks)
 
