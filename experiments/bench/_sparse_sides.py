@@ -81,12 +81,12 @@ def jax_side(side: str, forms: Forms, case: Case) -> Maker:
     """Prepares a side that JAX runs.
 
     Raises:
-      ValueError: if there is nothing sparse in it.
+      ValueError: if there is nothing sparse in it, or the side is not for this network.
     """
-    if side not in (DENSE, *CHOICES) and not _thin(forms.of(side, case, 1)):
-        raise ValueError("a convolution has no sparse form")
     if side == EVERY and not forms.small:
         raise ValueError("it is for small networks")
+    if side not in (DENSE, *CHOICES) and not _thin(forms.of(side, case, 1)):
+        raise ValueError("a convolution has no sparse form")
 
     def make(x: np.ndarray) -> Side:
         params = forms.of(side, case, len(x))
