@@ -2,13 +2,14 @@
 
 import csv
 import logging
-import time
+import types
 
 import numpy as np
 import pytest
 
+from experiments.bench import _sparse_measure
 from experiments.bench import sparse as program
-from experiments.bench._sparse_measure import OTHERS, SIDES, measure, timed
+from experiments.bench._sparse_measure import BEFORE, OTHERS, SIDES, measure, timed
 from experiments.bench._sparse_nets import make_net
 from experiments.bench._sparse_sides import (
     CHOSEN,
@@ -137,25 +138,41 @@ def test_folded_convolutions_are_run_by_their_live_weights(caplog):
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * abs(want).max())
 
 
-def test_times_are_compared_in_pairs():
+@pytest.fixture
+def takes(monkeypatch):
+    """A clock of its own that the benchmark reads, and calls that take as told."""
+    now = 0.0
+
+    def takes(seconds):
+        def call():
+            nonlocal now
+            now += seconds
+
+        return call
+
+    clock = types.SimpleNamespace(perf_counter=lambda: now)
+    monkeypatch.setattr(_sparse_measure, "time", clock)
+    return takes
+
+
+def test_times_are_compared_in_pairs(takes):
     def side(seconds, value):
-        call = lambda: time.sleep(seconds)
-        return Side(call, lambda: np.float32([[4.0, value]]), 100)
+        return Side(takes(seconds), lambda: np.float32([[4.0, value]]), 100)
 
     sides = {DENSE: side(0.02, -8.0), CHOSEN: side(0.04, -7.0)}
     first, second = timed(sides, 3, 0.0)
     assert first["times_as_fast"] == 1
-    assert second["times_as_fast"] == pytest.approx(0.5, rel=0.2)
-    assert second["median_ms"] == pytest.approx(40, rel=0.2)
+    assert second["times_as_fast"] == 0.5
+    assert second["median_ms"] == second["fastest_ms"] == 40
     assert float(second["difference"]) == pytest.approx(1 / 8, rel=0.05)
     assert (first["keeps_up"], second["keeps_up"]) == ("", "false")
     assert first["pairs"] == 3
 
 
-def test_what_takes_no_time_is_called_more_often():
-    side = Side(lambda: time.sleep(0.001), lambda: np.ones(1), 1)
-    (row,) = timed({DENSE: side}, 2, 0.1)
-    assert 10 <= row["pairs"] <= 50  # a call to warm up, a call that is timed
+def test_what_takes_no_time_is_called_more_often(takes):
+    side = Side(takes(1 / 1024), lambda: np.ones(1), 1)
+    (row,) = timed({DENSE: side}, 2, 0.125)
+    assert row["pairs"] == 128 // (1 + BEFORE)  # those to warm up count, too
 
 
 @pytest.mark.slow

@@ -1,5 +1,3 @@
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -174,8 +172,8 @@ def test_values_that_cannot_be_shared():
 
 
 @pytest.mark.slow
-def test_a_hundred_million_weights_take_seconds():
-    values = np.tile(normal(10_000_000), 10)
-    begin = time.perf_counter()
-    share_weights(values, 8)
-    assert time.perf_counter() - begin < 60  # 8 s on two cores of an AMD EPYC
+def test_a_hundred_million_weights_are_shared_as_a_tenth_of_them():
+    values = normal(10_000_000)
+    once, often = share_weights(values, 8), share_weights(np.tile(values, 10), 8)
+    np.testing.assert_array_equal(often.centroids, once.centroids)
+    np.testing.assert_array_equal(often.indices.reshape(10, -1), [once.indices] * 10)
