@@ -90,6 +90,21 @@ def test_maxima_and_bias(pool, values):
     assert "jaxprune_sparse" in run.lower(x, conv).as_text()
 
 
+@pytest.mark.parametrize("pool", [1, 2, 3])
+@pytest.mark.parametrize("height", [10, 13, 18])
+@pytest.mark.parametrize("width", [8, 10, 12, 15])
+def test_results_about_as_wide_as_a_vector(width, height, pool):
+    w, mask = pruned((3, 3, 2, 19))
+    bias = jnp.asarray(RNG.standard_normal(19), jnp.float32)
+    conv = sparse.to_conv(w, mask)
+    padding = ((0, 0), (0, 0))
+    run = jax.jit(lambda *a: sparse.convolve(*a, padding, pool=pool, bias=bias))
+    for batch in (1, 3):
+        x = images(batch, height, width, 2)
+        want = windows(scipys(x, np.where(mask, w, 0), padding), pool)
+        close(run(x, conv), want + bias)
+
+
 def test_maxima_of_a_large_image(monkeypatch):
     monkeypatch.setattr("jaxprune.sparse._conv._POOLED", 10)
     w, mask = pruned((3, 3, 2, 5))

@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Num
 
+from jaxprune.sparse._conv_worker import LINES, NARROW, STEP
 from jaxprune.sparse._fast import custom_call, most_threads, target
 from jaxprune.sparse._kernel import SparseKernel, to_kernel
 from jaxprune.sparse._kernel import to_dense as matrix_to_dense
@@ -225,7 +226,12 @@ def _direct(
         + np.arange(columns)
     )
     shape = (height - rows + 1) // pool, (width - columns + 1) // pool
-    window = [positions, max(needed, _VECTOR), width, height * width, batch, *shape]
+    lines = batch * height - rows + 1
+    # Where a row of outputs is a vector, the positions between are left out.
+    narrow = width - columns + 1 == NARROW < width and lines >= LINES
+    count = lines * width if narrow else max(needed, _VECTOR)
+    step = LINES * width if narrow else STEP
+    window = [positions, count, step, int(narrow), width, height * width, batch, *shape]
     window += [pool if pool > 1 else 0]
     # Distances are in bytes; words of 64 bits, which JAX has not by default.
     table = np.concatenate([window, 4 * distance.reshape(-1)])

@@ -19,6 +19,7 @@ WIDTH = 16  # pieces of a chunk
 # Vectors of 16 positions at a time. 7 of them, 14 registers of AVX2, leave two.
 MOST = 7
 STEP = 16 * MOST
+NARROW, LINES = 8, 8  # columns of a narrow output, and rows of it at a time
 
 
 @no_type_check
@@ -35,6 +36,7 @@ def conv_worker(values, inputs):
     seven, six, four, two, one = (
         many_images(values, inputs, 16, n, table=True) for n in sizes
     )
+    lines = many_images(values, inputs, NARROW, LINES, table=True)
     pairs = maxima_of_pairs()
     value_size = {"float32": 4, "float16": 2, "int8": 1}[values]
     input_size = {"uint16": 2, "uint32": 4}[inputs]
@@ -45,7 +47,7 @@ def conv_worker(values, inputs):
     def chunks(longest, wide):
         return -(-wide // WIDTH)
 
-    @nb.njit
+    @nb.njit(inline="always")
     def live(block, wide, r):
         """Counts the weights of a piece, the padding after the last left out."""
         count = block[job.LONGEST]
@@ -56,8 +58,8 @@ def conv_worker(values, inputs):
             count -= 1
         return count
 
-    @nb.njit
-    def tile(block, wide, r, longest, at, count, head, to):
+    @nb.njit(inline="always")
+    def tile(block, wide, r, longest, at, count, head, window, to):
         """Computes `count` positions of a piece, from position `at` on.
 
         The last vectors end with the last position, and compute some anew: what they
@@ -66,6 +68,10 @@ def conv_worker(values, inputs):
         value = block[job.VALUES] + r * value_size
         source = block[job.INPUTS] + r * input_size
         x, table = head[job.X] + 4 * at, head[job.OWNER] + 8 * job.WINDOW
+        if window[job.NARROW]:
+            back, row = 4 * (window[job.STEP] - count), 4 * window[job.ROW]
+            lines(value, source, wide, longest, x - back, table, to - back, row)
+            return
         done, room = 0, at + count
         while done < count:
             left = count - done
@@ -82,25 +88,25 @@ def conv_worker(values, inputs):
             done = min(done, count - size)
             near, here = x + 4 * done, to + 4 * done
             if size == STEP:
-                seven(value, source, wide, longest, near, table, here)
+                seven(value, source, wide, longest, near, table, here, 64)
             elif size == 96:
-                six(value, source, wide, longest, near, table, here)
+                six(value, source, wide, longest, near, table, here, 64)
             elif size == 64:
-                four(value, source, wide, longest, near, table, here)
+                four(value, source, wide, longest, near, table, here, 64)
             elif size == 32:
-                two(value, source, wide, longest, near, table, here)
+                two(value, source, wide, longest, near, table, here, 64)
             else:
-                one(value, source, wide, longest, near, table, here)
+                one(value, source, wide, longest, near, table, here, 64)
             done += size
 
-    @nb.njit
+    @nb.njit(inline="always")
     def row(block, wide, r, head, window, to):
         """Computes all positions of a piece."""
         longest = live(block, wide, r)
-        for position in range(0, window[job.COUNT], STEP):
-            count = min(STEP, window[job.COUNT] - position)
+        for position in range(0, window[job.COUNT], window[job.STEP]):
+            count = min(window[job.STEP], window[job.COUNT] - position)
             near = to + 4 * position
-            tile(block, wide, r, longest, position, count, head, near)
+            tile(block, wide, r, longest, position, count, head, window, near)
 
     @nb.njit
     def largest(sums, at, stride, pool):
@@ -135,7 +141,8 @@ def conv_worker(values, inputs):
                 at = b * window[job.PLANE] + pool * i * stride
                 out = nb.carray(words(to), columns, single)
                 done = 0
-                while pool == 2 and done + 4 <= columns:
+                while pool == 2 and columns >= 4 and done < columns:
+                    done = min(done, columns - 4)
                     upper, there = source + 4 * (at + 2 * done), to + 4 * done
                     pairs(upper, upper + 4 * stride, there, factor, shift)
                     done += 4
@@ -168,12 +175,12 @@ def conv_worker(values, inputs):
                     row(blocks[b], wide, r, head, window, own)
                     pooled(own, window, head, output[first + r])
                 continue
-            for position in range(0, window[job.COUNT], STEP):
-                count = min(STEP, window[job.COUNT] - position)
+            for position in range(0, window[job.COUNT], window[job.STEP]):
+                count = min(window[job.STEP], window[job.COUNT] - position)
                 for r in range(begin, end):
                     longest = live(blocks[b], wide, r)
                     to = head[job.OUT] + 4 * (images * output[first + r] + position)
-                    tile(blocks[b], wide, r, longest, position, count, head, to)
+                    tile(blocks[b], wide, r, longest, position, count, head, window, to)
         return add(at + 8 * job.LEFT, -1) == 1
 
     @nb.njit

@@ -162,8 +162,9 @@ def many_images(values, inputs, n, vectors, table=False):
 
     Its arguments: addresses of the first value and its input, how many values lie
     between a weight and the next, their number, the address of `x` (inputs, images) at
-    the first image, the bytes of a row of it, and the address of the sums. The sums of
-    `n * vectors` images stay in registers meanwhile.
+    the first image, the bytes of a row of it, the address of the sums, and the bytes
+    from a vector of images, and of sums, to the next. The sums of `n * vectors` images
+    stay in registers meanwhile.
 
     With `table`, an input is looked up instead of multiplied by the bytes of a row: in
     their place comes the address of a table of bytes from `x`, of 64 bits each; and the
@@ -176,10 +177,10 @@ def many_images(values, inputs, n, vectors, table=False):
     width = {"float32": 4, "float16": 2, "int8": 1}[values]
 
     @intrinsic
-    def dot(typing, value, source, stride, count, x, row, total):
+    def dot(typing, value, source, stride, count, x, row, total, apart):
         def code(context, builder, signature, args):
-            value, source, stride, count, x, row, total = args
-            step = lambda k: ir.Constant(word, 4 * n * k)
+            value, source, stride, count, x, row, total, apart = args
+            step = lambda k: builder.mul(apart, ir.Constant(word, k))
             held = [cgutils.alloca_once(builder, vector) for _ in range(vectors)]
             for k, sums in enumerate(held):
                 at = builder.add(total, step(k))
@@ -213,7 +214,7 @@ def many_images(values, inputs, n, vectors, table=False):
                 _store(ir, builder, builder.add(total, step(k)), builder.load(sums))
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 7), code
+        return types.void(*[types.int64] * 8), code
 
     return dot
 

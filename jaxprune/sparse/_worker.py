@@ -21,9 +21,10 @@ HEAD = 32
 VALUES, INPUTS, LONGEST, WIDE, FIRST, BEGIN = range(6)
 BLOCK = 6
 # Words in front of a convolution's table. Of POSITIONS of an output channel COUNT are
-# computed; maxima are taken where POOL is not 0.
-POSITIONS, COUNT, ROW, PLANE, PICTURES, ROWS, COLUMNS, POOL = range(8)
-WINDOW = 8
+# computed, STEP at a time, and where NARROW is not 0 of each row the first 8 alone;
+# maxima are taken where POOL is not 0.
+POSITIONS, COUNT, STEP, NARROW, ROW, PLANE, PICTURES, ROWS, COLUMNS, POOL = range(10)
+WINDOW = 10
 CHUNK, FEWEST = 2**14, 16  # weights of a chunk, about, and turns at least
 
 
@@ -167,18 +168,18 @@ def _matrix(nb, values, inputs, value_size, input_size):
         row = 4 * images
         for _ in range(wide):
             if images == 4:
-                four(value, source, wide, count, x, row, sums)
+                four(value, source, wide, count, x, row, sums, 16)
             elif images == 8:
-                eight(value, source, wide, count, x, row, sums)
+                eight(value, source, wide, count, x, row, sums, 32)
             else:
                 done = 0
                 while done < images:
                     at, to = x + 4 * done, sums + 4 * done
                     if images - done >= 64:
-                        most(value, source, wide, count, at, row, to)
+                        most(value, source, wide, count, at, row, to, 64)
                         done += 64
                     else:
-                        some(value, source, wide, count, at, row, to)
+                        some(value, source, wide, count, at, row, to, 64)
                         done += 16
             value += value_size
             source += input_size
