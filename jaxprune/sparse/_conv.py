@@ -30,12 +30,10 @@ class SparseConv:
 
     Attributes:
       matrix: that kernel as a matrix (in * rows * columns, out).
-      place: the output that each of its columns, as they are stored, belongs to.
       shape: of the kernel, (rows, columns, in, out).
     """
 
     matrix: SparseKernel
-    place: Any
     shape: tuple[int, int, int, int] = dataclasses.field(metadata={"static": True})
 
     @property
@@ -50,7 +48,7 @@ class SparseConv:
     @property
     def nbytes(self) -> int:
         """Bytes of everything it stores."""
-        return self.matrix.nbytes + self.place.nbytes
+        return self.matrix.nbytes
 
 
 def to_conv(
@@ -74,8 +72,7 @@ def to_conv(
     flat = lambda a: a.transpose(2, 0, 1, 3).reshape(-1, a.shape[-1])
     made = to_kernel(flat(weights), flat(alive), values=values, fast=True, cut=False)
     rows, columns, inputs, outputs = weights.shape
-    place = jnp.argsort(made.order).astype(jnp.uint32)
-    return SparseConv(made, place, (rows, columns, inputs, outputs))
+    return SparseConv(made, (rows, columns, inputs, outputs))
 
 
 def conv_to_dense(conv: SparseConv) -> Float[Array, "rows columns in out"]:
@@ -246,7 +243,7 @@ def _direct(
         name,
         out,
         (threads, sums),
-        (x, conv.place, jnp.asarray(table)),
+        (x, conv.matrix.order, jnp.asarray(table)),
         conv.matrix,
         bias,
     )

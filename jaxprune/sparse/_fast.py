@@ -102,7 +102,8 @@ def custom_call(
       kernel: its scale, values and inputs are others.
       bias: what is added to each output.
     """
-    words = 2 * (job.HEAD + job.BLOCK * len(kernel.values))
+    # Words of the job, and behind them, of a convolution, the output of each piece.
+    words = 2 * (job.HEAD + job.BLOCK * len(kernel.values)) + operands[1].size
     call = jax.ffi.ffi_call(
         name,
         (

@@ -67,6 +67,17 @@ def handler(values, inputs, kind, minor):
         return nb.carray(words(fields[abi.DIMS]), axis + 1, word)[axis]
 
     @nb.njit
+    def invert(at, head):
+        """Has ORDER tell the output of each piece, not the piece of each output."""
+        count = head[job.PIECES]
+        order = nb.carray(words(head[job.ORDER]), count, nb.uint32)
+        behind = at + 8 * (job.HEAD + job.BLOCK * head[job.BLOCKS])
+        output = nb.carray(words(behind), count, nb.uint32)
+        for k in range(count):
+            output[order[k]] = k
+        head[job.ORDER] = behind
+
+    @nb.njit
     def fill(frame, at):
         """Writes the job that a call frame describes."""
         args, results = buffers(frame, abi.ARGS), buffers(frame, abi.RETS)
@@ -84,6 +95,7 @@ def handler(values, inputs, kind, minor):
         if conv:
             window = nb.carray(words(head[job.OWNER]), job.WINDOW, word)
             head[job.IMAGES] = window[job.POSITIONS]
+            invert(at, head)
         else:
             head[job.IMAGES] = size(results[1], 1) // head[job.PIECES]
         first = chunks = 0
