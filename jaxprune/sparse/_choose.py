@@ -18,11 +18,11 @@ _FEW = 500  # weights, for which no kernel is worth being compiled
 class Costs(NamedTuple):
     """What a product costs on a machine, in nanoseconds.
 
-    The defaults are estimates for 2 cores of an x86 processor. `streamed`, `packed`,
-    `dense`, `slot`, `image` and `fast_slot` are rounded from times of VGG-16's fc6 and
-    fc7 on an AMD EPYC (`fast_slot` with an earlier kernel, it is about 0.3 now),
-    `cached` and `dense_call` from fc8 and the LeNets, `conv` and `fast_conv` from
-    VGG-16's convolutions; the others were not measured alone. `python -m
+    The defaults are estimates for 2 cores of an x86 processor, rounded from times on an
+    AMD EPYC: `streamed`, `packed`, `dense`, `slot` and `image` of VGG-16's fc6 and fc7,
+    `fast_slot`, `fast_many` and `fast_image` of AlexNet's dense layers with 1, 16 and
+    64 images, `cached` and `dense_call` of fc8 and the LeNets, `conv` and `fast_conv`
+    of VGG-16's convolutions; the others were not measured alone. `python -m
     jaxprune.sparse.calibrate` measures all but `cache` on another machine.
 
     Attributes:
@@ -57,9 +57,9 @@ class Costs(NamedTuple):
     call: float = 4000.0
     cache: int = 16 * 2**20
     fast_call: float = 5000.0
-    fast_slot: float = 0.5
-    fast_many: float = 1.0
-    fast_image: float = 0.1
+    fast_slot: float = 0.35
+    fast_many: float = 0.9
+    fast_image: float = 0.06
     fast_threads: float = 1.4
     conv: float = 0.015
     fast_conv: float = 0.035
