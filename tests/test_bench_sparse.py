@@ -209,7 +209,7 @@ def test_the_command_writes_adds_and_tells(tmp_path, capsys, monkeypatch):
         (["--batches", "4", "0"], "--batches is (4, 0)"),
         (["--threads", "0"], "--threads is (0,)"),
         (["--threads", "1000"], "--threads is (1000,)"),
-        (["--sides", "cuSPARSE"], "'cuSPARSE'"),
+        (["--threads", "1", "--sides", "cuSPARSE"], "'cuSPARSE'"),
     ],
 )
 def test_wrong_flags_are_named(flags, message, tmp_path, capsys):
@@ -222,7 +222,7 @@ def test_wrong_flags_are_named(flags, message, tmp_path, capsys):
 def test_a_file_of_something_else_is_left_alone(tmp_path, capsys):
     out = tmp_path / "out.csv"
     out.write_text("a,b\n1,2\n")
-    assert program.main(["--add", "--out", str(out)]) == 1
+    assert program.main(["--threads", "1", "--add", "--out", str(out)]) == 1
     assert "no file of this program" in capsys.readouterr().err
     assert out.read_text() == "a,b\n1,2\n"
 
