@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any, no_type_check
 
 from jaxprune.sparse import _worker as job
-from jaxprune.sparse._lanes import jit, lanes, many_images, maxima_of_pairs
+from jaxprune.sparse._lanes import lanes, many_images, maxima_of_pairs
 
 
 WIDTH = 16  # pieces of a chunk
@@ -43,11 +43,11 @@ def conv_worker(values, inputs):
     word, single = nb.int64, nb.float32
     bits = {"float32": nb.uint32, "float16": nb.uint16, "int8": nb.uint8}[values]
 
-    @jit
+    @nb.njit
     def chunks(longest, wide):
         return -(-wide // WIDTH)
 
-    @jit(inline="always")
+    @nb.njit(inline="always")
     def live(block, wide, r):
         """Counts the weights of a piece, the padding after the last left out."""
         count = block[job.LONGEST]
@@ -58,7 +58,7 @@ def conv_worker(values, inputs):
             count -= 1
         return count
 
-    @jit(inline="always")
+    @nb.njit(inline="always")
     def tile(block, wide, r, longest, at, count, head, window, to):
         """Computes `count` positions of a piece, from position `at` on.
 
@@ -99,7 +99,7 @@ def conv_worker(values, inputs):
                 one(value, source, wide, longest, near, table, here, 64)
             done += size
 
-    @jit(inline="always")
+    @nb.njit(inline="always")
     def row(block, wide, r, head, window, to):
         """Computes all positions of a piece."""
         longest = live(block, wide, r)
@@ -108,7 +108,7 @@ def conv_worker(values, inputs):
             near = to + 4 * position
             tile(block, wide, r, longest, position, count, head, window, near)
 
-    @jit
+    @nb.njit
     def largest(sums, at, stride, pool):
         """Gives the maximum of a window that begins at a position, or NaN."""
         best = sums[at]
@@ -119,7 +119,7 @@ def conv_worker(values, inputs):
                     best = other
         return best
 
-    @jit
+    @nb.njit
     def ends(head, output):
         """Gives the factor of an output channel, and what is added."""
         count = head[job.PIECES]
@@ -128,7 +128,7 @@ def conv_worker(values, inputs):
         factor = scale[output] if head[job.SCALE] else single(1)
         return factor, bias[output] if head[job.BIAS] else single(0)
 
-    @jit
+    @nb.njit
     def pooled(source, window, head, output):
         """Writes the maxima of an output channel, (pictures, rows, columns)."""
         pool, stride = window[job.POOL], window[job.ROW]
@@ -151,7 +151,7 @@ def conv_worker(values, inputs):
                     out[j] = best * factor + shift
                 to += 4 * columns
 
-    @jit
+    @nb.njit
     def share(at):
         head = nb.carray(words(at), job.HEAD, word)
         shape = (head[job.BLOCKS], job.BLOCK)
@@ -183,7 +183,7 @@ def conv_worker(values, inputs):
                     tile(blocks[b], wide, r, longest, position, count, head, window, to)
         return add(at + 8 * job.LEFT, -1) == 1
 
-    @jit
+    @nb.njit
     def finish(at):
         head = nb.carray(words(at), job.HEAD, word)
         window = nb.carray(words(head[job.OWNER]), job.WINDOW, word)

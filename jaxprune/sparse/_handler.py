@@ -6,7 +6,7 @@ from typing import Any, no_type_check
 from jaxprune.sparse import _abi as abi
 from jaxprune.sparse import _worker as job
 from jaxprune.sparse._conv_worker import conv_worker
-from jaxprune.sparse._lanes import jit, lanes
+from jaxprune.sparse._lanes import lanes
 
 
 _KEPT: list[object] = []  # compiled functions, whose addresses others hold
@@ -25,7 +25,7 @@ def handler(values, inputs, kind, minor):
         share, finish, chunks_of = job.worker(values, inputs, kind == "many")
     word = nb.int64
 
-    @jit
+    @nb.njit
     def ask(at, size, function, first, second, third):
         """Calls a function of XLA's; gives where its arguments are, 0 if it fails."""
         head = nb.carray(words(at), job.HEAD, word)
@@ -50,23 +50,23 @@ def handler(values, inputs, kind, minor):
     task_address = task.address
     _KEPT.append(task)
 
-    @jit
+    @nb.njit
     def buffers(frame, place):
         """Gives the words of every buffer among arguments or results."""
         return nb.carray(words(frame[place]), frame[place - 2], word)
 
-    @jit
+    @nb.njit
     def data(buffer):
         """Gives the address of a buffer's data, 0 if it is empty."""
         fields = nb.carray(words(buffer), abi.DIMS + 1, word)
         return fields[abi.DATA] if size(buffer, 0) else 0
 
-    @jit
+    @nb.njit
     def size(buffer, axis):
         fields = nb.carray(words(buffer), abi.DIMS + 1, word)
         return nb.carray(words(fields[abi.DIMS]), axis + 1, word)[axis]
 
-    @jit
+    @nb.njit
     def invert(at, head):
         """Has ORDER tell the output of each piece, not the piece of each output."""
         count = head[job.PIECES]
@@ -77,7 +77,7 @@ def handler(values, inputs, kind, minor):
             output[order[k]] = k
         head[job.ORDER] = behind
 
-    @jit
+    @nb.njit
     def fill(frame, at):
         """Writes the job that a call frame describes."""
         args, results = buffers(frame, abi.ARGS), buffers(frame, abi.RETS)
@@ -110,7 +110,7 @@ def handler(values, inputs, kind, minor):
         head[job.CHUNKS] = chunks
         return head
 
-    @jit
+    @nb.njit
     def helpers(frame, at, most):
         """Has threads of the pool take part, at most so many; tells if any may."""
         context = frame[abi.CONTEXT]

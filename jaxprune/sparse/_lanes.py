@@ -41,17 +41,6 @@ def _modules() -> tuple[Any, Any, Any]:
     )
 
 
-def jit(function: Any = None, **options: Any) -> Any:
-    """Compiles a function that compiled ones call, with numba, without one for Python.
-
-    That spares a fifth of the time.
-    """
-    nb: Any = import_module("numba")
-    spared = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    made = nb.njit(**spared, **options)
-    return made if function is None else made(function)
-
-
 @no_type_check
 def lanes():
     """Makes the intrinsics that know no types of weights."""

@@ -8,7 +8,7 @@ to sums of its own, (pieces, images) each. Who ends last adds up the sums of all
 from importlib import import_module
 from typing import Any, NamedTuple, no_type_check
 
-from jaxprune.sparse._lanes import jit, lanes, many_images, one_image
+from jaxprune.sparse._lanes import lanes, many_images, one_image
 
 
 # Words of a job; those of its blocks follow.
@@ -52,17 +52,17 @@ def worker(values, inputs, many):
     input_size = {"uint16": 2, "uint32": 4}[inputs]
     word, single, natural = nb.int64, nb.float32, nb.uint32
 
-    @jit
+    @nb.njit
     def turns(wide):
         return max(FEWEST, CHUNK // wide)
 
     sweep = (_matrix if many else _vector)(nb, values, inputs, value_size, input_size)
 
-    @jit
+    @nb.njit
     def chunks(longest, wide):
         return -(-longest // turns(wide))
 
-    @jit
+    @nb.njit
     def share(job):
         head = nb.carray(words(job), HEAD, word)
         blocks = nb.carray(words(job + 8 * HEAD), (head[BLOCKS], BLOCK), word)
@@ -88,7 +88,7 @@ def worker(values, inputs, many):
             sweep(value, source, wide, count, head[X], sums, images)
         return add(job + 8 * LEFT, -1) == 1
 
-    @jit
+    @nb.njit
     def finish(job):
         head = nb.carray(words(job), HEAD, word)
         outputs, pieces, images = head[OUTPUTS], head[PIECES], head[IMAGES]
@@ -127,7 +127,7 @@ def _vector(nb, values, inputs, value_size, input_size):
     four16, one16 = (one_image(values, inputs, 16, turns) for turns in (4, 1))
     four4, one1 = one_image(values, inputs, 4, 4), one_image(values, inputs, 1, 1)
 
-    @jit
+    @nb.njit
     def vector(value, source, wide, count, x, sums, images):
         whole, most = wide - wide % 16, wide - wide % 4
         for _ in range(count // 4):
@@ -163,7 +163,7 @@ def _matrix(nb, values, inputs, value_size, input_size):
     four, eight = many_images(values, inputs, 4, 1), many_images(values, inputs, 8, 1)
     some, most = many_images(values, inputs, 16, 1), many_images(values, inputs, 16, 4)
 
-    @jit
+    @nb.njit
     def matrix(value, source, wide, count, x, sums, images):
         row = 4 * images
         for _ in range(wide):
