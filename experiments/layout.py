@@ -24,6 +24,8 @@ RULES: tuple[tuple[str, int], ...] = (
     ("**/kernel", -1),
     ("**/bias", -1),
     ("**/scale", -1),
+    ("**/mean", -1),
+    ("**/variance", -1),
 )
 
 _AXES = ("data", "model")

@@ -73,35 +73,36 @@ def cifar_alexnet(nn, classes):
     return layers
 
 
-def vgg16(nn, classes, *, units=4096, side=7, groups=0):
+def vgg16(nn, classes, *, units=4096, side=7, normalised=False):
     layers, inputs = OrderedDict(), 3
     for block, (width, count) in enumerate(
         [(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)], 1
     ):
         for i in range(1, count + 1):
             layers[f"conv{block}_{i}"] = nn.Conv2d(inputs, width, 3, padding=1)
-            if groups:
-                layers[f"norm{block}_{i}"] = nn.GroupNorm(groups, width, eps=1e-6)
+            if normalised:
+                layers[f"norm{block}_{i}"] = nn.BatchNorm2d(width)
             layers[f"relu{block}_{i}"] = nn.ReLU()
             inputs = width
         layers[f"pool{block}"] = nn.MaxPool2d(2, 2)
-    layers.update(head(nn, 512 * side**2, units, classes))
+    layers.update(head(nn, 512 * side**2, units, classes, normalised))
     return layers
 
 
 def cifar_vgg16(nn, classes):
-    return vgg16(nn, classes, units=512, side=1, groups=32)
+    return vgg16(nn, classes, units=512, side=1, normalised=True)
 
 
-def head(nn, inputs, units, classes):
-    return OrderedDict(
-        flatten=nn.Flatten(),
-        fc6=nn.Linear(inputs, units),
-        relu6=nn.ReLU(),
-        fc7=nn.Linear(units, units),
-        relu7=nn.ReLU(),
-        fc8=nn.Linear(units, classes),
-    )
+def head(nn, inputs, units, classes, normalised=False):
+    layers = OrderedDict(flatten=nn.Flatten())
+    for i in (6, 7):
+        layers[f"fc{i}"] = nn.Linear(inputs, units)
+        if normalised:
+            layers[f"norm{i}"] = nn.BatchNorm1d(units)
+        layers[f"relu{i}"] = nn.ReLU()
+        inputs = units
+    layers["fc8"] = nn.Linear(units, classes)
+    return layers
 
 
 def squeezenet(nn, classes):
@@ -147,6 +148,9 @@ def to_flax(state, network) -> Any:
     params: dict[str, Any] = {}
     for key, value in state.items():
         *names, kind = key.split(".")
+        if kind == "num_batches_tracked":
+            continue
+        kind = {"running_mean": "mean", "running_var": "variance"}.get(kind, kind)
         node = params
         for name in names:
             node = node.setdefault(name, {})
@@ -181,7 +185,7 @@ CASES = {
 def test_logits_are_torchs(torch, case):
     network, layers, sides, deviation = CASES[case]
     torch.manual_seed(0)
-    reference = torch.nn.Sequential(layers(torch.nn, network.classes))
+    reference = torch.nn.Sequential(layers(torch.nn, network.classes)).eval()
     with torch.no_grad():
         for weight in reference.parameters():  # activations as large in every layer
             if weight.ndim > 1:
@@ -190,6 +194,11 @@ def test_logits_are_torchs(torch, case):
                 weight.normal_(0, deviation / 10)
             else:
                 weight.add_(torch.randn_like(weight) / 10)
+        for name, statistic in reference.named_buffers():
+            if name.endswith("mean"):
+                statistic.normal_(0, 0.3)
+            elif name.endswith("var"):
+                statistic.uniform_(0.5, 2)
     params = to_flax(reference.state_dict(), network)
     logits_of = jax.jit(lambda p, x: network.module.apply({"params": p}, x))
 

@@ -45,9 +45,9 @@ NETS = {
     ),
     "VGG-16": (models.VGG16(units=24, classes=10, widths=VGG), 32, ()),
     "VGG-16-CIFAR10": (
-        models.VGG16(units=24, classes=10, norm_groups=4, widths=VGG),
+        models.VGG16(units=24, classes=10, batch_norm=True, widths=VGG),
         32,
-        tuple(name for name in VGG),  # GroupNorm
+        (*VGG, "fc6", "fc7"),  # BatchNorm
     ),
     "SqueezeNet": (models.SqueezeNet(classes=10, widths=FIRES), 47, ()),
 }
@@ -93,6 +93,7 @@ def flat_pruned(network, shapes):
         if leaf.ndim > 1:
             draw *= np.float32(2 / np.prod(leaf.shape[:-1]) ** 0.5)
         draw = draw / 4 if leaf.ndim == 1 else draw
+        draw = abs(draw) + 0.5 if part == "variance" else draw
         params.setdefault(name, {})[part] = draw + 1 if part == "scale" else draw
     masks = {
         name: {

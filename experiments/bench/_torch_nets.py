@@ -36,7 +36,10 @@ def make_net(torch: Any, network: Network) -> Any:
     if "conv5" in rates:
         head.append(nn.Dropout(rates["conv5"]))
     for name, units in zip(("fc6", "fc7"), hidden, strict=True):
-        head += [nn.Linear(fan, units), nn.ReLU()]
+        head.append(nn.Linear(fan, units))
+        if isinstance(module, VGG16) and module.batch_norm:
+            head.append(nn.BatchNorm1d(units))
+        head.append(nn.ReLU())
         if name in rates:
             head.append(nn.Dropout(rates[name]))
         fan = units
@@ -110,8 +113,8 @@ def _vgg(nn: Any, module: VGG16, channels: int) -> tuple[list[Any], int]:
     for features, count in BLOCKS:
         for _ in range(count):
             layers.append(nn.Conv2d(channels, features, 3, padding=1))
-            if module.norm_groups:
-                layers.append(nn.GroupNorm(module.norm_groups, features))
+            if module.batch_norm:
+                layers.append(nn.BatchNorm2d(features))
             layers.append(nn.ReLU())
             channels = features
         layers.append(nn.MaxPool2d(2, ceil_mode=True))

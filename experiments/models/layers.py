@@ -45,6 +45,57 @@ class ConvPool(nn.Module):
         return conv_pool(x, kernel, bias)
 
 
+class BatchNorm(nn.Module):
+    """Batch normalisation whose running statistics are params like any other.
+
+    A batch that is trained on is normalised by its own mean and variance. The gradient
+    of the running ones is what they are above those, so that the optimizer, SGD that
+    is, leads them there at its own rate: with a learning rate that falls to 0 they
+    average over ever more batches. A network so needs no state beside its params, and
+    what prunes, saves or judges params needs to know of none. flax's keeps them in a
+    collection of their own.
+
+    Attributes:
+      dtype: of the result; it is computed in float32.
+
+    Source:
+      Ioffe and Szegedy 2015 (arXiv:1502.03167), section 3.
+    """
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        zeros, ones, shape = nn.initializers.zeros, nn.initializers.ones, x.shape[-1:]
+        scale = self.param("scale", ones, shape)
+        bias = self.param("bias", zeros, shape)
+        mean = self.param("mean", zeros, shape)
+        variance = self.param("variance", ones, shape)
+        x = x.astype(jnp.float32)
+        if train:
+            axes = tuple(range(x.ndim - 1))
+            of_batch = x.mean(axes)
+            # One pass over x for both.
+            spread = jnp.square(x).mean(axes) - jnp.square(of_batch)
+            mean = follow(mean, of_batch)
+            variance = follow(variance, jnp.maximum(spread, 0))
+        by = scale * lax.rsqrt(variance + 1e-5)
+        return (x * by + (bias - mean * by)).astype(self.dtype)
+
+
+@jax.custom_vjp
+def follow(follower: jax.Array, value: jax.Array) -> jax.Array:
+    """Gives `value`; the gradient of `follower` is follower - value, whatever comes."""
+    del follower
+    return value
+
+
+follow.defvjp(
+    lambda follower, value: (value, follower - value),
+    lambda ahead, gradient: (ahead, gradient),
+)
+
+
 @jax.jit
 def conv_pool(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     """Does what `ConvPool` does, under `jit`: `Network.sparse_layers` can name it."""

@@ -32,14 +32,15 @@ class VGG16(nn.Module):
     Attributes:
       units: of fc6 and of fc7.
       classes: units of fc8.
-      norm_groups: groups of the GroupNorm after each convolution; 0 for none.
+      batch_norm: whether a BatchNorm follows each layer but fc8. It goes by the batch
+        where there is an `rng`, which is where the network is trained.
       dtype: of the computation; params are float32.
       widths: units of layers by name, where they are not those of `BLOCKS` and `units`.
     """
 
     units: int = 4096
     classes: int = 1000
-    norm_groups: int = 0
+    batch_norm: bool = False
     dtype: Any = jnp.float32
     widths: Mapping[str, int] = FrozenDict()
 
@@ -65,16 +66,20 @@ class VGG16(nn.Module):
                     conv_general_dilated=conv.same_conv,
                     name=name,
                 )(x)
-                if self.norm_groups:
-                    name = f"norm{block}_{i}"
-                    x = nn.GroupNorm(self.norm_groups, dtype=self.dtype, name=name)(x)
+                if self.batch_norm:
+                    norm = layers.BatchNorm(self.dtype, name=f"norm{block}_{i}")
+                    x = norm(x, train=rng is not None)
                 x = nn.relu(x)
             x = conv.max_pool(x, 2, 2)
         x = x.reshape(x.shape[0], -1)
         for name in ("fc6", "fc7"):
             units = self.widths.get(name, self.units)
             dense = nn.Dense(units, dtype=self.dtype, kernel_init=he, name=name)
-            x = nn.relu(dense(x))
+            x = dense(x)
+            if self.batch_norm:
+                norm = layers.BatchNorm(self.dtype, name=name.replace("fc", "norm"))
+                x = norm(x, train=rng is not None)
+            x = nn.relu(x)
             if name in drop:
                 x = layers.dropout(x, *drop[name])
         small = nn.initializers.normal(0.01)
@@ -89,9 +94,12 @@ _CONVS = tuple(
 )
 
 
+_NORMALISED = "mixing: the params of its BatchNorm are not cut"
+
+
 def _links(fan: int, normalised: bool) -> tuple[Link, ...]:
     """Gives the links of a network whose fc6 reads `fan` positions of conv5_3."""
-    after = ("GroupNorm", "relu") if normalised else ("relu",)
+    after = (_NORMALISED, "relu") if normalised else ("relu",)
     links = []
     for producer, consumer in pairwise(_CONVS):
         pool = ("max pool",) if consumer.endswith("_1") else ()
@@ -101,8 +109,8 @@ def _links(fan: int, normalised: bool) -> tuple[Link, ...]:
     return (
         *links,
         Link("conv5_3/kernel", "fc6/kernel", fan, between=(*after, "max pool")),
-        Link("fc6/kernel", "fc7/kernel"),
-        Link("fc7/kernel", "fc8/kernel"),
+        Link("fc6/kernel", "fc7/kernel", between=after),
+        Link("fc7/kernel", "fc8/kernel", between=after),
     )
 
 
@@ -153,7 +161,7 @@ VGG16_TORCHVISION = VGG16_CAFFE._replace(
 
 VGG16_CIFAR10 = VGG16_CAFFE._replace(
     name="VGG-16-CIFAR10",
-    module=VGG16(units=512, classes=10, norm_groups=32),
+    module=VGG16(units=512, classes=10, batch_norm=True),
     kept={},
     dense_error=None,
     pruned_error=None,
@@ -166,8 +174,9 @@ VGG16_CIFAR10 = VGG16_CAFFE._replace(
     classes=10,
     preprocessing="cifar10",
 )
-"""For 32 x 32 images: fc6 and fc7 of 512 units, and GroupNorm.
+"""For 32 x 32 images: fc6 and fc7 of 512 units, and BatchNorm.
 
-Thirteen layers do not start well without normalisation. BatchNorm's running means would
-be state beside the params; GroupNorm has none, and a batch of any size will do.
+Thirteen layers do not start well without normalisation. GroupNorm, which does without
+running statistics, learns slowly in a network this deep: after 18 epochs 18% of 5,000
+held-out images were wrong.
 """
