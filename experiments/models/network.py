@@ -9,8 +9,9 @@ preprocessed, and gives float32 logits (batch, classes):
     logits = network.module.apply({"params": params}, images, {"fc6": 0.5}, rng)
 
 `rates` maps a dropout's name to its rate, a number or a traced scalar, and `rng` is the
-key for the draws; without rates the network evaluates. Params are float32; `dtype`, an
-attribute of every module, is that of the computation:
+key for the draws; without rates nothing is dropped, and without `rng` BatchNorm goes by
+its running statistics: the network evaluates. Params are float32; `dtype`, an attribute
+of every module, is that of the computation:
 
     module = network.module.clone(dtype=jnp.bfloat16)
 
