@@ -300,7 +300,11 @@ def test_rates_are_traced_and_used(name):
     dense = jax.jit(module.apply)({"params": params}, images, None, jax.random.key(0))
     none = logits(dict.fromkeys(NETWORKS[name].rates, 0.0), jax.random.key(0))
     scale = float(abs(dense).max())
-    np.testing.assert_allclose(none, dense, rtol=1e-4, atol=1e-5 * scale)
+    # The variance of two images, as a difference of squares, rounds coarsely.
+    loose = 100 if getattr(module, "batch_norm", False) else 1
+    np.testing.assert_allclose(
+        none, dense, rtol=1e-4 * loose, atol=1e-5 * loose * scale
+    )
     seen = [none]
     for dropout in NETWORKS[name].rates:
         for seed in (0, 1):
