@@ -19,8 +19,8 @@ def make_net(torch: Any, network: Network) -> Any:
     """
     nn, module = torch.nn, network.module
     height, width, channels = network.input
-    if isinstance(module, VGG16):
-        layers, channels = _vgg(nn, module, channels)
+    if isinstance(module, VGG16) and not module.batch_norm:
+        layers, channels = _vgg(nn, channels)
         hidden = (module.units, module.units)
     elif isinstance(module, AlexNet):
         layers, channels = _alexnet(nn, module, channels)
@@ -36,10 +36,7 @@ def make_net(torch: Any, network: Network) -> Any:
     if "conv5" in rates:
         head.append(nn.Dropout(rates["conv5"]))
     for name, units in zip(("fc6", "fc7"), hidden, strict=True):
-        head.append(nn.Linear(fan, units))
-        if isinstance(module, VGG16) and module.batch_norm:
-            head.append(nn.BatchNorm1d(units))
-        head.append(nn.ReLU())
+        head += [nn.Linear(fan, units), nn.ReLU()]
         if name in rates:
             head.append(nn.Dropout(rates[name]))
         fan = units
@@ -108,13 +105,11 @@ def make_steps(
     return step
 
 
-def _vgg(nn: Any, module: VGG16, channels: int) -> tuple[list[Any], int]:
+def _vgg(nn: Any, channels: int) -> tuple[list[Any], int]:
     layers = []
     for features, count in BLOCKS:
         for _ in range(count):
             layers.append(nn.Conv2d(channels, features, 3, padding=1))
-            if module.batch_norm:
-                layers.append(nn.BatchNorm2d(features))
             layers.append(nn.ReLU())
             channels = features
         layers.append(nn.MaxPool2d(2, ceil_mode=True))

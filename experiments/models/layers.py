@@ -51,7 +51,8 @@ class BatchNorm(nn.Module):
     A batch that is trained on is normalised by its own mean and variance. The gradient
     of the running ones is what they are above those, so that the optimizer, SGD that
     is, leads them there at its own rate: with a learning rate that falls to 0 they
-    average over ever more batches. A network so needs no state beside its params, and
+    average over ever more batches. Where a batch is computed in parts, the gradient is
+    added up over them. A network so needs no state beside its params, and
     what prunes, saves or judges params needs to know of none. flax's keeps them in a
     collection of their own.
 
