@@ -164,8 +164,8 @@ def _quick(
     """Convolves by numba where it can, and differentiates what XLA would have done."""
     matrix = conv.matrix
     name = None
-    if matrix.values and matrix.values[0].size and x.size:
-        values, inputs = matrix.values[0].dtype.name, matrix.inputs[0].dtype.name
+    if matrix.slots and x.size:
+        values, inputs = matrix.values.dtype.name, matrix.places.dtype.name
         name = target(values, inputs, "conv")
     plain = lambda x, conv, bias: _dense(x, conv, bias, padding, pool)
     if name is None:
@@ -233,20 +233,13 @@ def _direct(
     # Distances are in bytes; words of 64 bits, which JAX has not by default.
     table = np.concatenate([window, 4 * distance.reshape(-1)])
     table = table.astype("<i8").view("<i4")
-    work = positions * sum(v.size for v in conv.matrix.values)
+    work = positions * conv.matrix.slots
     threads = min(most_threads(), 1 + work // ALONE)
     if pool > 1:
         out, sums = (outputs, batch * math.prod(shape)), positions
     else:
         out, sums = (outputs, positions), 0
-    y = custom_call(
-        name,
-        out,
-        (threads, sums),
-        (x, conv.matrix.order, jnp.asarray(table)),
-        conv.matrix,
-        bias,
-    )
+    y = custom_call(name, out, (threads, sums), x, conv.matrix, bias, table)
     if pool > 1:
         y = y.reshape(outputs, batch, *shape)
     elif batch == 1:

@@ -38,8 +38,7 @@ def conv_worker(values, inputs):
     )
     lines = many_images(values, inputs, NARROW, LINES, table=True)
     pairs = maxima_of_pairs()
-    value_size = {"float32": 4, "float16": 2, "int8": 1}[values]
-    input_size = {"uint16": 2, "uint32": 4}[inputs]
+    value_size, input_size = job.SIZES[values], job.SIZES[inputs]
     word, single = nb.int64, nb.float32
     bits = {"float32": nb.uint32, "float16": nb.uint16, "int8": nb.uint8}[values]
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jaxprune.sparse import _abi as abi
@@ -71,26 +72,23 @@ def fast(
     name: str,
 ) -> Float[Array, "batch outputs"]:
     """Multiplies by the kernel that `target` registered as `name`; CPU only."""
-    batch = rows.shape[0]
-    pieces, outputs = kernel.order.size, kernel.shape[1 - kernel.axis]
+    batch, outputs = rows.shape[0], kernel.shape[1 - kernel.axis]
     images = padded(batch)
     if images > 1:
         rows = jnp.pad(rows, ((0, images - batch), (0, 0))).T
-    work = images * sum(v.size for v in kernel.values)
-    threads = min(most_threads(), 1 + work // ALONE)
-    owner = jnp.zeros(0, jnp.int32) if kernel.owner is None else kernel.owner
-    sums = (threads, pieces * images)
-    operands = (rows, kernel.order, owner)
-    return custom_call(name, (batch, outputs), sums, operands, kernel, bias)
+    threads = min(most_threads(), 1 + images * kernel.slots // ALONE)
+    sums = (threads, kernel.pieces * images)
+    return custom_call(name, (batch, outputs), sums, rows, kernel, bias)
 
 
 def custom_call(
     name: str,
     out: tuple[int, int],
     sums: tuple[int, int],
-    operands: tuple[Array, Array, Array],
+    x: Array,
     kernel: SparseKernel,
     bias: Float[Array, " outputs"] | None,
+    *tables: np.ndarray,
 ) -> Float[Array, "_ _"]:
     """Has XLA call what `target` registered.
 
@@ -98,12 +96,13 @@ def custom_call(
       name: what `target` gave.
       out: shape of the result.
       sums: threads at most, and floats that each may write.
-      operands: the first three.
-      kernel: its scale, values and inputs are others.
+      x: what is multiplied.
+      kernel: by what.
       bias: what is added to each output.
+      *tables: what a convolution is told besides.
     """
     # Words of the job, and behind them, of a convolution, the output of each piece.
-    words = 2 * (job.HEAD + job.BLOCK * len(kernel.values)) + operands[1].size
+    words = 2 * (job.HEAD + job.BLOCK * len(kernel.blocks)) + kernel.pieces
     call = jax.ffi.ffi_call(
         name,
         (
@@ -115,8 +114,8 @@ def custom_call(
     )
     none = jnp.zeros(0, jnp.float32)
     ends = [none if a is None else a for a in (kernel.scale, bias)]
-    pairs = zip(kernel.values, kernel.inputs, strict=True)
-    return call(*operands, *ends, *(a for pair in pairs for a in pair))[0]
+    told = map(jnp.asarray, (np.array(kernel.blocks, np.int32), *tables))
+    return call(x, kernel.values, kernel.places, *ends, *told)[0]
 
 
 def most_threads() -> int:

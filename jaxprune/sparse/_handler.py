@@ -19,6 +19,8 @@ def handler(values, inputs, kind, minor):
 
     words, add, call = lanes()
     conv = kind == "conv"
+    value_size, input_size = job.SIZES[values], job.SIZES[inputs]
+    index = nb.uint16 if inputs == "uint16" else nb.uint32
     if conv:
         share, finish, chunks_of = conv_worker(values, inputs)
     else:
@@ -70,7 +72,7 @@ def handler(values, inputs, kind, minor):
     def invert(at, head):
         """Has ORDER tell the output of each piece, not the piece of each output."""
         count = head[job.PIECES]
-        order = nb.carray(words(head[job.ORDER]), count, nb.uint32)
+        order = nb.carray(words(head[job.ORDER]), count, index)
         behind = at + 8 * (job.HEAD + job.BLOCK * head[job.BLOCKS])
         output = nb.carray(words(behind), count, nb.uint32)
         for k in range(count):
@@ -81,33 +83,38 @@ def handler(values, inputs, kind, minor):
     def fill(frame, at):
         """Writes the job that a call frame describes."""
         args, results = buffers(frame, abi.ARGS), buffers(frame, abi.RETS)
-        blocks = (args.size - 5) // 2
+        value, source, blocks = data(args[1]), data(args[2]), size(args[5], 0)
+        shapes = nb.carray(words(data(args[5])), (blocks, 2), nb.int32)
         head = nb.carray(words(at), job.HEAD + job.BLOCK * blocks, word)
         head[job.NEXT] = head[job.JOINED] = head[job.FUTURE] = 0
         head[job.LEFT] = 1
         head[job.API], head[job.BLOCKS] = frame[abi.API], blocks
-        head[job.X], head[job.ORDER] = data(args[0]), data(args[1])
-        head[job.OWNER], head[job.SCALE] = data(args[2]), data(args[3])
+        head[job.X], head[job.SCALE] = data(args[0]), data(args[3])
         head[job.BIAS] = data(args[4])
         head[job.OUT], head[job.SUMS] = data(results[0]), data(results[1])
         head[job.BATCH], head[job.OUTPUTS] = size(results[0], 0), size(results[0], 1)
-        head[job.PIECES] = size(args[1], 0)
+        first = chunks = 0
+        for b in range(blocks):
+            block = head[job.HEAD + job.BLOCK * b :]
+            longest, wide = word(shapes[b, 0]), word(shapes[b, 1])
+            block[job.VALUES], block[job.INPUTS] = value, source
+            block[job.LONGEST], block[job.WIDE] = longest, wide
+            block[job.FIRST], block[job.BEGIN] = first, chunks
+            value += longest * wide * value_size
+            source += longest * wide * input_size
+            first += wide
+            chunks += chunks_of(longest, wide)
+        head[job.CHUNKS], head[job.PIECES], head[job.ORDER] = chunks, first, source
         if conv:
+            head[job.OWNER] = data(args[6])
             window = nb.carray(words(head[job.OWNER]), job.WINDOW, word)
             head[job.IMAGES] = window[job.POSITIONS]
             invert(at, head)
         else:
-            head[job.IMAGES] = size(results[1], 1) // head[job.PIECES]
-        first = chunks = 0
-        for b in range(blocks):
-            values = args[5 + 2 * b]
-            block = head[job.HEAD + job.BLOCK * b :]
-            block[job.VALUES], block[job.INPUTS] = data(values), data(args[6 + 2 * b])
-            block[job.LONGEST], block[job.WIDE] = size(values, 0), size(values, 1)
-            block[job.FIRST], block[job.BEGIN] = first, chunks
-            first += block[job.WIDE]
-            chunks += chunks_of(block[job.LONGEST], block[job.WIDE])
-        head[job.CHUNKS] = chunks
+            behind = source + first * input_size
+            end = data(args[2]) + size(args[2], 0) * input_size
+            head[job.OWNER] = behind if behind < end else 0
+            head[job.IMAGES] = size(results[1], 1) // first
         return head
 
     @nb.njit

@@ -1,5 +1,6 @@
 """The product with a pruned matrix in plain XLA, for every platform."""
 
+import itertools
 from typing import Any
 
 import jax
@@ -44,9 +45,10 @@ def images_at_a_time(batch: int) -> tuple[int, int]:
 
 def _columns(columns: Array, kernel: SparseKernel) -> Array:
     """Multiplies (inputs, ...) of float32 to (outputs, ...)."""
-    sums = [
-        _sum(v, i, columns) for v, i in zip(kernel.values, kernel.inputs, strict=True)
-    ]
+    sizes = [longest * pieces for longest, pieces in kernel.blocks]
+    begins = itertools.accumulate(sizes, initial=0)
+    blocks = zip(begins, kernel.blocks, strict=False)
+    sums = [_sum(kernel, begin, block, columns) for begin, block in blocks]
     y = jnp.concatenate(sums).at[kernel.order].get(mode="promise_in_bounds")
     if kernel.owner is not None:
         outputs = kernel.shape[1 - kernel.axis]
@@ -54,14 +56,20 @@ def _columns(columns: Array, kernel: SparseKernel) -> Array:
     return y if kernel.scale is None else y * _beside(kernel.scale, columns)
 
 
-def _sum(values: Array, inputs: Array, columns: Array) -> Array:
+def _sum(
+    kernel: SparseKernel, begin: int, block: tuple[int, int], columns: Array
+) -> Array:
     """Adds up values times inputs, a row of a block at a time."""
+    length, pieces = block
 
     def turn(k: Any, sums: Array) -> Array:
-        seen = columns.at[inputs[k]].get(mode="promise_in_bounds")
-        return sums + _beside(values[k].astype(jnp.float32), columns) * seen
+        # XLA is spared to wrap the start around, which took a sixth of the time.
+        row = lambda a: lax.dynamic_slice(
+            a, (begin + k * pieces,), (pieces,), allow_negative_indices=False
+        )
+        seen = columns.at[row(kernel.places)].get(mode="promise_in_bounds")
+        return sums + _beside(row(kernel.values).astype(jnp.float32), columns) * seen
 
-    length, pieces = values.shape
     zeros = jnp.zeros((pieces, *columns.shape[1:]), jnp.float32)
     if not length:  # a block of outputs without live weights
         return zeros

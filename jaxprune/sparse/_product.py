@@ -46,7 +46,7 @@ def product(
     lead, batch = x.shape[:-1], math.prod(x.shape[:-1])
     rows = x.astype(jnp.float32).reshape(batch, wide)
     bias = None if bias is None else bias.astype(jnp.float32)
-    if not kernel.values or not batch:
+    if not kernel.slots or not batch:
         y = jnp.zeros((batch, outputs)) + (0 if bias is None else bias)
     else:
         y = (_quick if kernel.fast else _plain)(rows, kernel, bias)
@@ -76,7 +76,7 @@ def _jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
 
 @jax.custom_batching.custom_vmap
 def _mapped(rows: Array, kernel: SparseKernel, bias: Array | None) -> Array:
-    values, inputs = kernel.values[0].dtype.name, kernel.inputs[0].dtype.name
+    values, inputs = kernel.values.dtype.name, kernel.places.dtype.name
     name = target(values, inputs, "many" if rows.shape[0] > 1 else "one")
     if name is None:
         return _plain(rows, kernel, bias)

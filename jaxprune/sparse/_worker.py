@@ -25,6 +25,7 @@ BLOCK = 6
 # maxima are taken where POOL is not 0.
 POSITIONS, COUNT, STEP, NARROW, ROW, PLANE, PICTURES, ROWS, COLUMNS, POOL = range(10)
 WINDOW = 10
+SIZES = {"float32": 4, "float16": 2, "int8": 1, "uint16": 2, "uint32": 4}  # bytes
 CHUNK, FEWEST = 2**14, 16  # weights of a chunk, about, and turns at least
 
 
@@ -48,9 +49,9 @@ def worker(values, inputs, many):
     nb: Any = import_module("numba")
 
     words, add, _ = lanes()
-    value_size = {"float32": 4, "float16": 2, "int8": 1}[values]
-    input_size = {"uint16": 2, "uint32": 4}[inputs]
-    word, single, natural = nb.int64, nb.float32, nb.uint32
+    value_size, input_size = SIZES[values], SIZES[inputs]
+    word, single = nb.int64, nb.float32
+    natural = {"uint16": nb.uint16, "uint32": nb.uint32}[inputs]
 
     @nb.njit
     def turns(wide):
@@ -95,7 +96,7 @@ def worker(values, inputs, many):
         joined, batch, size = head[JOINED], head[BATCH], pieces * images
         sums = nb.carray(words(head[SUMS]), joined * size, single)
         order = nb.carray(words(head[ORDER]), pieces, natural)
-        owner = nb.carray(words(head[OWNER]), pieces, nb.int32)
+        owner = nb.carray(words(head[OWNER]), pieces, natural)
         scale = nb.carray(words(head[SCALE]), outputs, single)
         bias = nb.carray(words(head[BIAS]), outputs, single)
         for image in range(batch):

@@ -75,8 +75,8 @@ def measure(sizes: Sizes = FULL, repeats: int = 15) -> Costs:
     t = lambda name: times[name]
 
     both = (t("64") - t("16")) / 48 / large.size
-    turns, blocks = sum(v.shape[0] for v in wide.values), len(wide.values)
-    slots = sum(v.size for v in wide.values)
+    turns, blocks = sum(longest for longest, _ in wide.blocks), len(wide.blocks)
+    slots = wide.slots
     turn = (t("narrow") - t("tiny")) / sizes.narrow
     rest = t("tiny") + turn * turns + PORTABLE.block * blocks
     slot = (t("wide") - rest) / slots
@@ -116,8 +116,8 @@ def _fast(
         },
         repeats,
     )
-    slots, call = sum(v.size for v in wide.values), times["tiny"]
-    slot = (times["one"] - call) / sum(v.size for v in one.values)
+    slots, call = wide.slots, times["tiny"]
+    slot = (times["one"] - call) / one.slots
     threads = max(1.0, slot * slots / max(times["wide"] - call, 1.0))
     image = threads * (times["64"] - times["16"]) / 48 / slots
     return costs._replace(
@@ -150,7 +150,7 @@ def _conv(costs: Costs, sizes: Sizes, repeats: int, rng: np.random.Generator) ->
     for name, conv in convs.items():
         calls[name] = lambda conv=conv: sparse(x, conv)
     times = _in_turn(calls, repeats)
-    slots = {n: sum(v.size for v in c.matrix.values) for n, c in convs.items()}
+    slots = {n: c.matrix.slots for n, c in convs.items()}
     positions = side * side
     one = (times["quarter"] - times["few"]) / (slots["quarter"] - slots["few"])
     moved = times["few"] - costs.fast_call - one * slots["few"]
