@@ -11,6 +11,7 @@ from experiments import models
 from experiments.config import Data
 from experiments.data.digits import load
 from experiments.models import layers, preprocess
+from experiments.models.alexnet import CAFFE
 from jaxprune import interop
 from jaxprune.interop._litert import litert_bytes, run_litert
 
@@ -179,6 +180,11 @@ BLOCKS = {f"conv{b}_{i}": 4 + b for b in range(1, 6) for i in (1, 2, 3)}
     ("module", "shape"),
     [
         pytest.param(
+            models.AlexNet(classes=7, widths=SMALL),
+            (67, 67, 3),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             models.ALEXNET_CIFAR10.module.clone(widths=SMALL),
             (32, 32, 3),
             marks=pytest.mark.slow,
@@ -198,6 +204,10 @@ BLOCKS = {f"conv{b}_{i}": 4 + b for b in range(1, 6) for i in (1, 2, 3)}
 def test_networks_of_narrow_layers(module, shape):
     ops = check(*pruned(module, shape, density=0.6), shape)
     expected = {"CONV_2D", "MAX_POOL_2D", "RESHAPE", "FULLY_CONNECTED"}
+    lrn = {"MUL", "ADD", "RSQRT", "SQRT"}
+    groups = {"STRIDED_SLICE", "CONCATENATION"}
+    if isinstance(module, models.AlexNet) and module.convs == CAFFE:
+        expected |= lrn | groups
     assert set(ops) - {"PADV2", "DENSIFY", "DELEGATE"} == expected
 
 
@@ -217,7 +227,8 @@ def test_the_sparse_file_is_small(tmp_path):
     ("apply", "message"),
     [
         (lambda p, x: jnp.sin(x), r"it has sin of \[\(1, 6, 5, 4\)\], expected only"),
-        (lambda p, x: models.AlexNet().apply({"params": p}, x), "AlexNet"),
+        (lambda p, x: nn.avg_pool(x[..., None], (1, 1, 2)), r"windows \(1, 1, 1, 2, 1"),
+        (lambda p, x: lax.integer_pow(x, 0) + x, "to the power 0"),
         (lambda p, x: (x, x), "it has 2 outputs, expected one"),
         (lambda p, x: x.mean(0), r"shape \(6, 5, 4\) for a batch of 1"),
         (lambda p, x: jnp.einsum("bhwc,bhwc->b", x, x), "activations with activat"),
@@ -230,22 +241,49 @@ def test_the_sparse_file_is_small(tmp_path):
 )
 def test_what_is_refused(apply, message, tmp_path):
     params = {"w": np.ones((6, 5, 4), np.float32)}
-    if message == "AlexNet":
-        message = r"it has reduce_window_sum of \[\(1, 15, 15, 8\)\]"
-        apply, params = pruned(models.AlexNet(widths=SMALL), shape := (67, 67, 3))
-    else:
-        shape = (6, 5, 4)
+    shape = (6, 5, 4)
     with pytest.raises(ValueError, match=message):
         interop.write_litert(tmp_path / "net.tflite", apply, params, shape)
     assert not list(tmp_path.iterdir())
 
 
-def test_grouped_convolutions_are_refused(tmp_path):
+@pytest.mark.parametrize("groups", [2, 6])
+@pytest.mark.parametrize("padding", ["SAME", "VALID", ((2, 1), (0, 3))])
+def test_grouped_convolutions(groups, padding):
     class Net(nn.Module):
         @nn.compact
         def __call__(self, x):
-            return nn.Conv(4, (3, 3), feature_group_count=2)(x)
+            of = {"feature_group_count": groups}
+            x = nn.relu(nn.Conv(12, (3, 2), (2, 2), padding, **of)(x))
+            x = nn.Conv(6, (1, 1))(x)
+            return nn.Conv(6, (2, 2), kernel_dilation=2, **of)(x)
 
-    apply, params = pruned(Net(), (8, 8, 2))
-    with pytest.raises(ValueError, match="2 axes, 2 groups"):
-        interop.write_litert(tmp_path / "net.tflite", apply, params, (8, 8, 2))
+    ops = check(*pruned(Net(), (9, 8, 6), density=0.6), (9, 8, 6))
+    assert ops.count("CONV_2D") == (5 if groups == 2 else 1)
+    assert ops.count("DEPTHWISE_CONV_2D") == (0 if groups == 2 else 2)
+    assert ops.count("CONCATENATION") == (2 if groups == 2 else 0)
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID", ((2, 1), (0, 3))])
+def test_average_pooling(padding):
+    pooled = lambda p, x: jax.nn.relu(nn.avg_pool(x, (3, 2), (2, 1), padding))
+    assert "AVERAGE_POOL_2D" in check(pooled, {}, (9, 8, 6))
+
+
+def test_windows_over_channels_are_products():
+    def summed(params, x):
+        window = {"window_dimensions": (1, 1, 1, 3), "window_strides": (1, 1, 1, 1)}
+        return lax.reduce_window(
+            x, 0.0, lax.add, padding=((0, 0),) * 3 + ((1, 3),), **window
+        ) @ np.eye(8, dtype=np.float32)
+
+    assert "FULLY_CONNECTED" in check(summed, {}, (5, 4, 6))
+
+
+def test_functions_of_each_number():
+    def function(params, x):
+        y = jnp.sqrt(jnp.exp(-jnp.abs(x))) + lax.rsqrt(x * x + 1)
+        return y**3 + (x * x + 1) ** -2 - jnp.log(jnp.square(x) + 2)
+
+    made = {"ABS", "DIV", "EXP", "LOG", "MUL", "NEG", "RSQRT", "SQRT"}
+    assert made <= set(check(function, {}, (5, 4, 6)))

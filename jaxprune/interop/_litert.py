@@ -30,10 +30,12 @@ def write_litert(
 ) -> None:
     """Writes a net that LiteRT runs, whole or not at all.
 
-    What can be written: convolutions over (batch, height, width, channels) without
-    groups, dense layers, max pooling, ReLU, sigmoid, tanh, sums, differences, products,
-    quotients, maxima and minima of activations, sums over axes, slices, borders,
-    flatten and concatenation; all in float32, whichever way the function writes them.
+    What can be written: convolutions over (batch, height, width, channels), grouped
+    and depthwise ones too, dense layers, max and average pooling, local response
+    normalisation, batch normalisation by constants, ReLU, sigmoid, tanh, exponentials,
+    logarithms, roots, powers, sums, differences, products, quotients, maxima and minima
+    of activations, sums over axes, slices, borders, flatten and concatenation; all in
+    float32, whichever way the function writes them.
     The file's input and output have the function's shapes; the batch is 1 until the
     interpreter's `resize_tensor_input`.
 

@@ -17,21 +17,29 @@ from jaxprune.interop._optional import require
 
 # The first versions of the operators that have what is used of them.
 _OPERATORS = {
+    "abs": ("ABS", 1, None),
     "add": ("ADD", 1, "AddOptions"),
+    "average": ("AVERAGE_POOL_2D", 1, "Pool2DOptions"),
     "concat": ("CONCATENATION", 1, "ConcatenationOptions"),
     "conv": ("CONV_2D", 1, "Conv2DOptions"),
     "dense": ("FULLY_CONNECTED", 8, "FullyConnectedOptions"),
     "densify": ("DENSIFY", 1, "DensifyOptions"),
+    "depthwise": ("DEPTHWISE_CONV_2D", 2, "DepthwiseConv2DOptions"),
     "div": ("DIV", 1, "DivOptions"),
+    "exp": ("EXP", 1, None),
+    "log": ("LOG", 1, None),
     "logistic": ("LOGISTIC", 1, None),
     "max": ("MAXIMUM", 1, "MaximumMinimumOptions"),
     "min": ("MINIMUM", 1, "MaximumMinimumOptions"),
     "mul": ("MUL", 1, "MulOptions"),
+    "neg": ("NEG", 1, None),
     "pad": ("PADV2", 1, "PadV2Options"),
     "pool": ("MAX_POOL_2D", 1, "Pool2DOptions"),
     "relu": ("RELU", 1, None),
     "reshape": ("RESHAPE", 1, "ReshapeOptions"),
+    "rsqrt": ("RSQRT", 1, None),
     "slice": ("STRIDED_SLICE", 1, "StridedSliceOptions"),
+    "sqrt": ("SQRT", 1, None),
     "sub": ("SUB", 1, "SubOptions"),
     "sum": ("SUM", 1, "ReducerOptions"),
     "tanh": ("TANH", 1, None),
@@ -86,6 +94,8 @@ class _Writer:
         name = f"{node.name or f'{node.kind}{len(self.operators)}'}/{i}"
         if i == 1 and node.kind == "conv":
             return self.weight(node.name or name, x.transpose(3, 0, 1, 2), False)
+        if i == 1 and node.kind == "depthwise":
+            return self.weight(node.name or name, x.transpose(2, 0, 1, 3), False)
         if i == 1 and node.kind == "dense":
             sparse = bool(np.count_nonzero(x) <= self.densest * x.size)
             return self.weight(node.name or name, np.ascontiguousarray(x.T), sparse)
@@ -172,13 +182,15 @@ class _Writer:
         made, given = getattr(self.schema, kind)(), node.options
         if node.relu:
             made.fusedActivationFunction = self.schema.ActivationFunctionType.RELU
-        if node.kind in ("conv", "pool"):
+        if node.kind in ("conv", "depthwise", "pool", "average"):
             made.padding = getattr(self.schema.Padding, given["padding"])
             made.strideH, made.strideW = (int(n) for n in given["strides"])
-        if node.kind == "conv":
+        if node.kind in ("conv", "depthwise"):
             made.dilationHFactor, made.dilationWFactor = map(int, given["dilation"])
-        elif node.kind == "pool":
+        elif node.kind in ("pool", "average"):
             made.filterHeight, made.filterWidth = (int(n) for n in given["size"])
+        if node.kind == "depthwise":
+            made.depthMultiplier = node.shape[3] // node.inputs[0].shape[3]
         elif node.kind == "dense":
             made.keepNumDims = len(node.shape) != 2
         elif node.kind == "reshape":

@@ -1,8 +1,10 @@
 """Layers with weights, and window reductions, as a traced function has them."""
 
+from typing import Any
+
 import numpy as np
 
-from jaxprune.interop._litert_nodes import conv, pool
+from jaxprune.interop._litert_nodes import Node, average, conv, dense, pool
 from jaxprune.interop._litert_views import (
     View,
     Walk,
@@ -43,11 +45,11 @@ def product(walk: Walk, step: Step) -> View:
 def convolve(walk: Walk, step: Step) -> View:
     params, kernel = step.params, walk.values[step.inputs[1]]
     given, weights, made = params["dimension_numbers"]
-    groups = params["feature_group_count"] * params["batch_group_count"]
-    if len(given) != 4 or groups > 1 or set(params["lhs_dilation"]) != {1}:
+    batches, dilation = params["batch_group_count"], params["lhs_dilation"]
+    if len(given) != 4 or batches > 1 or set(dilation) != {1}:
         raise ValueError(
-            f"it has a convolution of {len(given) - 2} axes, {groups} groups and input "
-            f"dilation {params['lhs_dilation']}, expected 2 axes and neither"
+            f"it has a convolution of {len(given) - 2} axes, {batches} batch groups "
+            f"and input dilation {dilation}, expected 2 axes and neither"
         )
     if not isinstance(kernel, np.ndarray):
         raise ValueError("it convolves activations with activations")
@@ -62,6 +64,7 @@ def convolve(walk: Walk, step: Step) -> View:
         params["padding"],
         params["rhs_dilation"],
         walk.names.get(step.inputs[1], ""),
+        params["feature_group_count"],
     )
     n, c, *place = (axis + 1 for axis in made)
     view = whole(node)
@@ -69,6 +72,31 @@ def convolve(walk: Walk, step: Step) -> View:
 
 
 def window_max(walk: Walk, step: Step) -> View:
+    x, size, strides, borders = _windows(walk, step)
+    return whole(pool(x, size, strides, borders))
+
+
+def window_sum(walk: Walk, step: Step) -> View:
+    """Sums windows over an image as their mean, windows over channels as a product."""
+    params = step.params
+    *others, size = params["window_dimensions"]
+    *borders, (before, after) = params["padding"]
+    steps = {*params["window_strides"], *params["base_dilation"]}
+    if size == 1 or {*others, *steps} != {1} or any(map(any, borders)):
+        x, sizes, strides, borders = _windows(walk, step)
+        mean = average(x, sizes, strides, borders)
+        count = np.array([np.prod(sizes)], np.float32)
+        return whole(Node("mul", mean.shape, (mean, count)))
+    x, apart = node_of(walk, step.inputs[0]), params["window_dilation"][-1]
+    outputs = x.shape[-1] + before + after - (size - 1) * apart
+    band = np.zeros((x.shape[-1], outputs), np.float32)
+    for k in range(size):
+        band += np.eye(*band.shape, before - k * apart)
+    return whole(dense(x, band))
+
+
+def _windows(walk: Walk, step: Step) -> tuple[Node, Any, Any, Any]:
+    """Gives windows over an image: it, and along its axes size, strides, borders."""
     params, x = step.params, node_of(walk, step.inputs[0])
     size, strides = params["window_dimensions"], params["window_strides"]
     borders = params["padding"]
@@ -79,4 +107,4 @@ def window_max(walk: Walk, step: Step) -> View:
             f"it has windows {size} on {x.shape}, expected them over the middle axes "
             "of (batch, height, width, channels), without dilation"
         )
-    return whole(pool(x, size[1:3], strides[1:3], borders[1:3]))
+    return x, size[1:3], strides[1:3], borders[1:3]

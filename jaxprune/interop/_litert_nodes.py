@@ -14,6 +14,8 @@ import numpy as np
 Borders: TypeAlias = Sequence[tuple[int, int]]
 """Of each axis, how much is added before and after; what is cut off is negative."""
 
+_LAYERS = ("conv", "depthwise", "dense")
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Node:
@@ -22,8 +24,9 @@ class Node:
     Attributes:
       kind: what it does.
       shape: of the tensor.
-      inputs: nodes and constants. Of "conv" and "dense": the input, weights, (rows,
-        columns, in, out) or (in, out), and a bias (out,).
+      inputs: nodes and constants. Of "conv", "depthwise" and "dense": the input,
+        weights, (rows, columns, in, out), (rows, columns, 1, out) or (in, out), and a
+        bias (out,).
       options: whole numbers and words, by the operator.
       relu: whether negative numbers become 0 at its end.
       name: of the weights.
@@ -44,13 +47,37 @@ def conv(
     borders: Borders,
     dilation: Sequence[int] = (1, 1),
     name: str = "",
+    groups: int = 1,
 ) -> Node:
-    """Convolves an image with a kernel (rows, columns, in, out)."""
+    """Convolves an image with a kernel (rows, columns, in / groups, out)."""
+    each = groups == x.shape[3] > 1
+    if groups > 1 and not each:
+        return _in_groups(x, kernel, strides, borders, dilation, name, groups)
     size = [(n - 1) * d + 1 for n, d in zip(kernel.shape[:2], dilation, strict=True)]
     x, padding, shape = _covered(x, size, strides, borders, 0.0, True)
     inputs = x, kernel, np.zeros(kernel.shape[3], np.float32)
     options = {"strides": strides, "dilation": dilation, "padding": padding}
-    return Node("conv", (1, *shape, kernel.shape[3]), inputs, options, name=name)
+    kind = "depthwise" if each else "conv"
+    return Node(kind, (1, *shape, kernel.shape[3]), inputs, options, name=name)
+
+
+def _in_groups(
+    x: Node,
+    kernel: np.ndarray,
+    strides: Sequence[int],
+    borders: Borders,
+    dilation: Sequence[int],
+    name: str,
+    groups: int,
+) -> Node:
+    """Convolves each group of channels by itself: not every interpreter has groups."""
+    parts, n = [], kernel.shape[2]
+    for group, part in enumerate(np.split(kernel, groups, axis=3)):
+        cut = (-group * n, (group + 1) * n - x.shape[3])
+        ours = bordered(x, [(0, 0), (0, 0), (0, 0), cut])
+        parts.append(conv(ours, part, strides, borders, dilation, f"{name}/{group}"))
+    shape = (*parts[0].shape[:3], kernel.shape[3])
+    return Node("concat", shape, tuple(parts), {"axis": 3})
 
 
 def pool(
@@ -62,9 +89,29 @@ def pool(
 ) -> Node:
     """Takes the maximum of windows, outside the image of `fill`."""
     own = fill == -np.inf or not np.any(borders)
+    return _pooled("pool", x, size, strides, borders, fill, own)
+
+
+def average(
+    x: Node, size: Sequence[int], strides: Sequence[int], borders: Borders
+) -> Node:
+    """Takes the mean of windows, outside the image of 0, which counts."""
+    own = not np.any(borders)
+    return _pooled("average", x, size, strides, borders, 0.0, own)
+
+
+def _pooled(
+    kind: str,
+    x: Node,
+    size: Sequence[int],
+    strides: Sequence[int],
+    borders: Borders,
+    fill: float,
+    own: bool,
+) -> Node:
     x, padding, shape = _covered(x, size, strides, borders, fill, own)
     options = {"size": size, "strides": strides, "padding": padding}
-    return Node("pool", (1, *shape, x.shape[3]), (x,), options)
+    return Node(kind, (1, *shape, x.shape[3]), (x,), options)
 
 
 def dense(x: Node, weight: np.ndarray, name: str = "") -> Node:
@@ -109,7 +156,7 @@ def added(x: Node, constant: np.ndarray) -> Node:
 
 def rectified(x: Node) -> Node:
     """Takes the larger of every number and 0."""
-    if x.kind in ("conv", "dense", "pool", "add", "sub", "mul", "div"):
+    if x.kind in (*_LAYERS, "pool", "average", "add", "sub", "mul", "div"):
         return dataclasses.replace(x, relu=True)
     return Node("relu", x.shape, (x,))
 
@@ -124,7 +171,7 @@ def shortest(constant: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 def _biased(x: Node, bias: np.ndarray) -> Node | None:
     if x.relu:
         return None
-    if x.kind in ("conv", "dense"):
+    if x.kind in _LAYERS:
         return dataclasses.replace(x, inputs=(*x.inputs[:2], x.inputs[2] + bias))
     if x.kind == "pool":  # a constant commutes with the maximum, rounding included
         within = _biased(x.inputs[0], bias)

@@ -14,7 +14,12 @@ import numpy as np
 
 from jaxprune._types import Params
 from jaxprune.compress._save import named_leaves
-from jaxprune.interop._litert_layers import convolve, product, window_max
+from jaxprune.interop._litert_layers import (
+    convolve,
+    product,
+    window_max,
+    window_sum,
+)
 from jaxprune.interop._litert_nodes import (
     Node,
     added,
@@ -78,8 +83,9 @@ def _follow(walk: Walk, step: Step) -> list[Value]:
     if name not in _RULES:
         shapes = [walk.program.types[slot].shape for slot in step.inputs]
         raise ValueError(
-            f"it has {name} of {shapes}, expected only convolutions, dense layers, max "
-            "pooling, ReLU, sums and products of activations, and what moves them"
+            f"it has {name} of {shapes}, expected only convolutions, dense layers, "
+            "pooling, ReLU, sums, products, roots and the like of activations, and "
+            "what moves them"
         )
     return [_RULES[name](walk, step)]
 
@@ -180,6 +186,18 @@ def _unary(kind: str) -> Callable[[Walk, Step], View]:
     return rule
 
 
+def _power(walk: Walk, step: Step) -> View:
+    node, at = source_of(walk, step.inputs[0])
+    power, made = step.params.get("y", 2), node
+    if power == 0:
+        raise ValueError("it raises activations to the power 0")
+    for _ in range(abs(power) - 1):
+        made = Node("mul", node.shape, (made, node))
+    if power < 0:
+        made = Node("div", node.shape, (np.ones(1, np.float32), made))
+    return View(made, at)
+
+
 def _sum(walk: Walk, step: Step) -> View:
     x, axes = node_of(walk, step.inputs[0]), np.array(step.params["axes"], np.int32)
     shape = walk.program.types[step.outputs[0]].shape
@@ -192,10 +210,12 @@ def _same(walk: Walk, step: Step) -> View:
     return view_of(walk, step.inputs[0])
 
 
+_UNARY = ("abs", "exp", "log", "logistic", "neg", "rsqrt", "sqrt", "tanh")
 _RULES: dict[str, Callable[[Walk, Step], Value]] = {
     "dot_general": product,
     "conv_general_dilated": convolve,
     "reduce_window_max": window_max,
+    "reduce_window_sum": window_sum,
     "reduce_max": _reduce_max,
     "max": _max,
     "select_n": _select,
@@ -203,7 +223,8 @@ _RULES: dict[str, Callable[[Walk, Step], Value]] = {
     **dict.fromkeys(("gt", "ge", "lt", "le", "ne"), _compare),
     "add": _add,
     **{kind: _binary(kind) for kind in ("sub", "mul", "div", "min")},
-    **{kind: _unary(kind) for kind in ("logistic", "tanh")},
+    **{kind: _unary(kind) for kind in _UNARY},
+    **dict.fromkeys(("square", "integer_pow"), _power),
     "reduce_sum": _sum,
     "convert_element_type": _same,
 }
