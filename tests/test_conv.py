@@ -155,8 +155,11 @@ def test_grouped_convolution_is_torchs(torch, groups):
 
 @pytest.mark.usefixtures("formulation")
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3), (4, 4), (5, 4)])
-def test_convolution_of_a_few_pixels_is_torchs(torch, height, width):
-    x, w = normal(0, 2, height, width, 4), normal(1, 3, 3, 4, 6)
+@pytest.mark.parametrize("inputs", [4, 16])
+def test_convolution_with_stride_1_is_torchs(torch, height, width, inputs):
+    if inputs == 16:  # a large image, of enough channels
+        height, width = 27 + height, 27 + width
+    x, w = normal(0, 2, height, width, inputs), normal(1, 3, 3, inputs, 6)
     module = nn.Conv(6, (3, 3), conv_general_dilated=conv.same_conv)
     y = normal(2, 2, height, width, 6)
 
