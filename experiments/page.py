@@ -48,15 +48,19 @@ class Finished(NamedTuple):
     result: dict[str, Any]
 
 
-def read(folder: Path, data_dir: Path | None = None) -> Finished:
+def read(
+    folder: Path, data_dir: Path | None = None, stage: str | None = None
+) -> Finished:
     """Reads a run folder.
 
     Args:
       folder: of a finished run of one seed.
       data_dir: where its data set is now; the default is where it was.
+      stage: of the run, "100x" or "round-3", whose weights and error are read instead
+        of the last ones.
 
     Raises:
-      Refused: if it holds no finished run with pruned weights.
+      Refused: if it holds no finished run with pruned weights, or not that stage.
     """
     path = folder / "pruned.safetensors"
     try:
@@ -71,6 +75,9 @@ def read(folder: Path, data_dir: Path | None = None) -> Finished:
             f"{folder} holds no finished run with pruned weights ({error!r}), expected "
             "the folder of one seed of experiments.lenet300_prune or lenet5_prune."
         ) from error
+    if stage is not None:
+        path = folder / f"{stage}.safetensors"
+        result |= {"error": _error_of(path)}
     shapes = jax.eval_shape(
         network.module.init, jax.random.key(0), jnp.zeros((1, 28, 28, 1))
     )
@@ -81,6 +88,20 @@ def read(folder: Path, data_dir: Path | None = None) -> Finished:
         data_dir = Path(of_data["data_dir"])
     where = Data(of_data["dataset"], data_dir, of_data["holdout"])
     return Finished(network, where, params, mask, result)
+
+
+def _error_of(path: Path) -> float:
+    """Reads the error of the weights that a round of pruning ended with."""
+    try:
+        with safe_open(path, "np") as opened:
+            return float((opened.metadata() or {})["error_percent"])
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        others = path.parent.glob("*.safetensors")
+        names = sorted(other.stem for other in others if other.stem != "pruned")
+        raise Refused(
+            f"{path} does not hold the weights of a stage ({error!r}); this run has "
+            f"{', '.join(names) or 'none'}."
+        ) from error
 
 
 def rows(

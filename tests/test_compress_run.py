@@ -95,9 +95,27 @@ def test_one_folder_without_training(tmp_path):
         np.testing.assert_array_equal(found[name]["bias"], before[name]["bias"])
 
 
+def test_a_stage_of_a_run(tmp_path):
+    folder = tmp_path / "run"
+    params = write_run(folder, 7)
+    even = lambda p: np.arange(p.size).reshape(p.shape) % 2 == 0
+    stage = jax.tree.map(lambda p: np.where(even(p), p, np.float32(0)), params)
+    about = {"network": LENET300.name, "error_percent": "2.5"}
+    files.save_weights(folder / "round-1.safetensors", stage, about)
+    given = ["--run", str(folder), "--epochs", "0", "--stage"]
+    assert command.main([*given, "round-1"]) == 0
+    (row,) = read(folder / "round-1-compressed" / "compressed.csv")
+    assert row["pruned_error"] == "2.5"
+    path = folder / "round-1-compressed" / "net.safetensors"
+    _, mask = compress.load(path, params)
+    for name in ("fc1", "fc2", "fc3"):
+        np.testing.assert_array_equal(mask[name]["kernel"], stage[name]["kernel"] != 0)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--stage", "9x"], "9x.safetensors does not hold the weights of a stage"),
         (["--bits", "0"], "--bits is '0', expected a number from 1 to 16"),
         (["--bits", "fc1=x"], "--bits is 'fc1=x'"),
         (["--bits", "conv9/*=3"], "matches no prunable leaf"),
