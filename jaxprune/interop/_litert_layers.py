@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxprune._program import Step
 from jaxprune.interop._litert_nodes import Node, average, conv, dense, pool
 from jaxprune.interop._litert_views import (
     View,
@@ -14,7 +15,6 @@ from jaxprune.interop._litert_views import (
     whole,
 )
 from jaxprune.interop._litert_windows import Product
-from jaxprune.report._program import Step
 
 
 def product(walk: Walk, step: Step) -> View:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprune._program import Step, flatten, run_step
 from jaxprune._types import Params
 from jaxprune.compress._save import named_leaves
 from jaxprune.interop._litert_layers import (
@@ -40,7 +41,6 @@ from jaxprune.interop._litert_views import (
     whole,
 )
 from jaxprune.interop._litert_windows import Product
-from jaxprune.report._program import Step, flatten, run_step
 
 
 def trace(apply: Callable[..., Any], params: Params, shape: tuple[int, ...]) -> Node:

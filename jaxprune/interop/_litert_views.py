@@ -4,9 +4,9 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
+from jaxprune._program import Program, Step, run_step
 from jaxprune.interop._litert_nodes import Node, dense, reshape
 from jaxprune.interop._litert_windows import Product, convolution, moved, pooling
-from jaxprune.report._program import Program, Step, run_step
 
 
 class View(NamedTuple):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from jaxprune._masks import apply_mask
-from jaxprune.report._program import evaluate
+from jaxprune._program import evaluate
 from jaxprune.report._trace import Trace, trace
 
 

@@ -14,8 +14,7 @@ from jaxtyping import PyTree
 
 from jaxprune._masks import check_mask, map_masked
 from jaxprune._paths import leaf_names
-from jaxprune.report._flop import conv_flop, dot_flop
-from jaxprune.report._program import (
+from jaxprune._program import (
     PRODUCTS,
     Program,
     Step,
@@ -23,7 +22,7 @@ from jaxprune.report._program import (
     holds_product,
     run_step,
 )
-from jaxprune.report._weights import (
+from jaxprune._weights import (
     JOINS,
     MOVES,
     Constant,
@@ -33,6 +32,7 @@ from jaxprune.report._weights import (
     mixed,
     of_leaf,
 )
+from jaxprune.report._flop import conv_flop, dot_flop
 
 
 class Leaf(NamedTuple):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
-from jaxprune.report._program import Step, called, run_step
+from jaxprune._program import Step, called, run_step
 from jaxprune.sparse._conv import convolved
 from jaxprune.sparse._groups import SparseGroups, grouped, split
 from jaxprune.sparse._kernel import SparseKernel

@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jaxprune._paths import leaf_names
+from jaxprune._program import flatten
 from jaxprune._types import Params
-from jaxprune.report._program import flatten
-from jaxprune.report._weights import Constant, of_leaf
+from jaxprune._weights import Constant, of_leaf
 from jaxprune.units._follow import follow_step
 from jaxprune.units._labels import Active, Makers
 from jaxprune.units._link import Link, rows_of

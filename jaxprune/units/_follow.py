@@ -5,8 +5,8 @@ from typing import Any
 
 import jax
 
-from jaxprune.report._program import PRODUCTS, Step, holds_product, run_step
-from jaxprune.report._weights import JOINS, MOVES, Constant, Weight, follow, mixed
+from jaxprune._program import PRODUCTS, Step, holds_product, run_step
+from jaxprune._weights import JOINS, MOVES, Constant, Weight, follow, mixed
 from jaxprune.units._labels import Active
 from jaxprune.units._numberwise import ELEMENTWISE, elementwise
 from jaxprune.units._products import product

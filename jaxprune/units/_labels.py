@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.report._program import Step, run_step
+from jaxprune._program import Step, run_step
 from jaxprune.units._link import Between, Link, constants
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxprune.report._program import Step
-from jaxprune.report._weights import Constant, Weight
+from jaxprune._program import Step
+from jaxprune._weights import Constant, Weight
 from jaxprune.units._labels import Active, combine, named, step_of
 from jaxprune.units._link import Between
 from jaxprune.units._walk import Value, Walk

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxprune.report._weights import Weight
+from jaxprune._weights import Weight
 from jaxprune.units._link import Between
 
 

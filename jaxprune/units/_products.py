@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxprune.report._program import Step
-from jaxprune.report._weights import Weight
+from jaxprune._program import Step
+from jaxprune._weights import Weight
 from jaxprune.units._labels import BIG, Active, gather, named
 from jaxprune.units._link import Between
 from jaxprune.units._pieces import (

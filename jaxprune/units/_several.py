@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.report._program import Step, run_step
-from jaxprune.report._weights import JOINS, Constant
+from jaxprune._program import Step, run_step
+from jaxprune._weights import JOINS, Constant
 from jaxprune.units._labels import BIG, Active, gather, named
 from jaxprune.units._link import Between
 from jaxprune.units._walk import Value, Walk, give_up

@@ -5,8 +5,8 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from jaxprune.report._program import Program, Step
-from jaxprune.report._weights import Constant, Weight
+from jaxprune._program import Program, Step
+from jaxprune._weights import Constant, Weight
 from jaxprune.units._labels import Active, Makers
 from jaxprune.units._pieces import Piece
 

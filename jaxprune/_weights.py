@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.report._program import Step, run_step
+from jaxprune._program import Step, run_step
 
 
 class Weight(NamedTuple):
