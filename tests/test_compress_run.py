@@ -134,6 +134,11 @@ def test_wrong_flags_are_told(tmp_path, capsys, flags, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_stage_needs_a_run(capsys):
+    assert command.main(["--stage", "9x"]) == 1
+    assert "--stage is 9x, expected --run beside it" in capsys.readouterr().err
+
+
 def test_bits_are_read():
     assert command.read_bits("conv*/*=6, fc*/*=4") == {"conv*/*": 6, "fc*/*": 4}
     with pytest.raises(Refused, match="--bits"):

@@ -229,6 +229,10 @@ def test_the_sparse_file_is_small(tmp_path):
         (lambda p, x: jnp.sin(x), r"it has sin of \[\(1, 6, 5, 4\)\], expected only"),
         (lambda p, x: nn.avg_pool(x[..., None], (1, 1, 2)), r"windows \(1, 1, 1, 2, 1"),
         (lambda p, x: lax.integer_pow(x, 0) + x, "to the power 0"),
+        (
+            lambda p, x: lax.conv_transpose(x, p["w"][:3, :3, :, None], (2, 2), "SAME"),
+            r"input dilation \(2, 2\)",
+        ),
         (lambda p, x: (x, x), "it has 2 outputs, expected one"),
         (lambda p, x: x.mean(0), r"shape \(6, 5, 4\) for a batch of 1"),
         (lambda p, x: jnp.einsum("bhwc,bhwc->b", x, x), "activations with activat"),

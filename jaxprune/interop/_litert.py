@@ -33,9 +33,9 @@ def write_litert(
     What can be written: convolutions over (batch, height, width, channels), grouped
     and depthwise ones too, dense layers, max and average pooling, local response
     normalisation, batch normalisation by constants, ReLU, sigmoid, tanh, exponentials,
-    logarithms, roots, powers, sums, differences, products, quotients, maxima and minima
-    of activations, sums over axes, slices, borders, flatten and concatenation; all in
-    float32, whichever way the function writes them.
+    logarithms, roots, whole powers, sums, differences, products, quotients, maxima and
+    minima of activations, sums over axes, slices, borders, flatten and concatenation;
+    all in float32, whichever way the function writes them.
     The file's input and output have the function's shapes; the batch is 1 until the
     interpreter's `resize_tensor_input`.
 

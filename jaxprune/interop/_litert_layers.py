@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from jaxprune._program import Step
-from jaxprune.interop._litert_nodes import Node, average, conv, dense, pool
+from jaxprune.interop._litert_nodes import Node, conv, dense, pool
 from jaxprune.interop._litert_views import (
     View,
     Walk,
@@ -84,7 +84,7 @@ def window_sum(walk: Walk, step: Step) -> View:
     steps = {*params["window_strides"], *params["base_dilation"]}
     if size == 1 or {*others, *steps} != {1} or any(map(any, borders)):
         x, sizes, strides, borders = _windows(walk, step)
-        mean = average(x, sizes, strides, borders)
+        mean = pool(x, sizes, strides, borders, 0.0, "average")
         count = np.array([np.prod(sizes)], np.float32)
         return whole(Node("mul", mean.shape, (mean, count)))
     x, apart = node_of(walk, step.inputs[0]), params["window_dilation"][-1]

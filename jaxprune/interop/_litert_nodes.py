@@ -50,34 +50,21 @@ def conv(
     groups: int = 1,
 ) -> Node:
     """Convolves an image with a kernel (rows, columns, in / groups, out)."""
-    each = groups == x.shape[3] > 1
-    if groups > 1 and not each:
-        return _in_groups(x, kernel, strides, borders, dilation, name, groups)
+    if 1 < groups < x.shape[3]:  # not every interpreter has groups
+        n, parts = kernel.shape[2], []
+        for i, part in enumerate(np.split(kernel, groups, axis=3)):
+            cut = (-i * n, (i + 1) * n - x.shape[3])
+            ours = bordered(x, [(0, 0), (0, 0), (0, 0), cut])
+            of = f"{name}/{i}" if name else ""
+            parts.append(conv(ours, part, strides, borders, dilation, of))
+        shape = (*parts[0].shape[:3], kernel.shape[3])
+        return Node("concat", shape, tuple(parts), {"axis": 3})
     size = [(n - 1) * d + 1 for n, d in zip(kernel.shape[:2], dilation, strict=True)]
     x, padding, shape = _covered(x, size, strides, borders, 0.0, True)
     inputs = x, kernel, np.zeros(kernel.shape[3], np.float32)
     options = {"strides": strides, "dilation": dilation, "padding": padding}
-    kind = "depthwise" if each else "conv"
+    kind = "depthwise" if groups > 1 else "conv"
     return Node(kind, (1, *shape, kernel.shape[3]), inputs, options, name=name)
-
-
-def _in_groups(
-    x: Node,
-    kernel: np.ndarray,
-    strides: Sequence[int],
-    borders: Borders,
-    dilation: Sequence[int],
-    name: str,
-    groups: int,
-) -> Node:
-    """Convolves each group of channels by itself: not every interpreter has groups."""
-    parts, n = [], kernel.shape[2]
-    for group, part in enumerate(np.split(kernel, groups, axis=3)):
-        cut = (-group * n, (group + 1) * n - x.shape[3])
-        ours = bordered(x, [(0, 0), (0, 0), (0, 0), cut])
-        parts.append(conv(ours, part, strides, borders, dilation, f"{name}/{group}"))
-    shape = (*parts[0].shape[:3], kernel.shape[3])
-    return Node("concat", shape, tuple(parts), {"axis": 3})
 
 
 def pool(
@@ -86,29 +73,10 @@ def pool(
     strides: Sequence[int],
     borders: Borders,
     fill: float = -np.inf,
+    kind: Literal["pool", "average"] = "pool",
 ) -> Node:
-    """Takes the maximum of windows, outside the image of `fill`."""
+    """Takes the maximum of windows, or their mean, outside the image of `fill`."""
     own = fill == -np.inf or not np.any(borders)
-    return _pooled("pool", x, size, strides, borders, fill, own)
-
-
-def average(
-    x: Node, size: Sequence[int], strides: Sequence[int], borders: Borders
-) -> Node:
-    """Takes the mean of windows, outside the image of 0, which counts."""
-    own = not np.any(borders)
-    return _pooled("average", x, size, strides, borders, 0.0, own)
-
-
-def _pooled(
-    kind: str,
-    x: Node,
-    size: Sequence[int],
-    strides: Sequence[int],
-    borders: Borders,
-    fill: float,
-    own: bool,
-) -> Node:
     x, padding, shape = _covered(x, size, strides, borders, fill, own)
     options = {"size": size, "strides": strides, "padding": padding}
     return Node(kind, (1, *shape, x.shape[3]), (x,), options)

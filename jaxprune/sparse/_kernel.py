@@ -143,8 +143,8 @@ def to_kernel(
     inputs = [b.position % wide for b in made if b.live.size]
     order = np.argsort(owner, kind="stable")
     owners = [owner[order]] if owner.size > weights.shape[0] else []
-    joined = lambda arrays, dtype: jnp.concatenate(
-        [jnp.asarray(a.astype(dtype).reshape(-1)) for a in arrays]
+    joined = lambda arrays, dtype: jnp.asarray(
+        np.concatenate(arrays, axis=None, dtype=dtype, casting="unsafe")
     )
     return SparseKernel(
         joined([*stored, np.zeros(0)], values),
