@@ -1,6 +1,7 @@
 """Runs the recipe best on digits: a dense net, what it teaches, and the stages."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,9 @@ def run(
     ]
     soft = None
     if best.distill:
-        taught = [logits(network, net, digits.train.images) for net in teachers]
-        soft = np.mean(taught, 0)
+        soft = teacher(network, teachers)
+        if not config.data.augment:  # the same images each time: once will do
+            soft = logits(soft, digits.train.images)
     task = runs.task_of(config, network, digits, soft)._replace(rounds=True)
     if best.distill:
         task = task._replace(loss=distilled(best.distill, best.temperature))
@@ -71,15 +73,20 @@ def _dense(
     return trained(config, network, task_of, folder / name)
 
 
+def teacher(network: Network, nets: list[Any]) -> Callable[[jax.Array], jax.Array]:
+    """Makes the function from inputs to the mean logits of nets, without dropout."""
+
+    def of(inputs: jax.Array) -> jax.Array:
+        taught = [network.module.apply({"params": net}, inputs) for net in nets]
+        return jnp.mean(jnp.stack(taught), 0)
+
+    return of
+
+
 def logits(
-    network: Network, params: Any, images: np.ndarray, batch: int = 1000
+    of: Callable[[jax.Array], jax.Array], images: np.ndarray, batch: int = 1000
 ) -> np.ndarray:
-    """Gives the logits of digits, float32, (n, classes), without dropout."""
-
-    @jax.jit
-    def of(images: jax.Array) -> Any:
-        inputs = images.astype(jnp.float32) / 255
-        return network.module.apply({"params": params}, inputs)
-
-    parts = [of(images[i : i + batch]) for i in range(0, len(images), batch)]
+    """Gives the logits of digits, uint8, as float32, (n, classes)."""
+    compiled = jax.jit(lambda x: of(x.astype(jnp.float32) / 255))
+    parts = [compiled(images[i : i + batch]) for i in range(0, len(images), batch)]
     return np.concatenate(jax.device_get(parts))

@@ -26,6 +26,9 @@ class Data:
     #: held-out digits, and the test split is not read; 0: train on all, test once, at
     #: the end.
     holdout: int = 0
+    #: Turn, scale, slant and shift the training digits a little at random, anew each
+    #: time they are seen. Results are then not comparable with those without.
+    augment: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

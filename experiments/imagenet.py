@@ -217,7 +217,7 @@ def _cifar10(config: ImageConfig, network: Network, layout: Layout) -> Any:
             key,
             kind=kind,
             per_call=config.run.steps_per_call,
-            augmented=True,
+            augment=data.augment,
             layout=layout,
         )
         return Task(

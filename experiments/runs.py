@@ -190,11 +190,22 @@ def prepare(config: Config, network: Network) -> data.Digits:
 def task_of(
     config: Config, network: Network, digits: data.Digits, soft: Any = None
 ) -> Task:
-    """Makes of digits, and a teacher's logits for them, what `train.fit` trains on."""
+    """Makes of digits what `train.fit` trains on.
+
+    `soft`: a teacher's logits for them, or the function that gives them for inputs.
+    """
     key = jax.random.key(config.run.seed)
     batch, per_call = config.training.batch, config.run.steps_per_call
+    feed = Resident(
+        digits.train,
+        batch,
+        key,
+        per_call=per_call,
+        augment=data.distort if config.data.augment else None,
+        soft=soft,
+    )
     return Task(
-        feed=Resident(digits.train, batch, key, per_call=per_call, soft=soft),
+        feed=feed,
         judge=judge.resident(network, digits.judge),
         judged_on=digits.judge_name,
         dataset=config.data.dataset,

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from experiments.config import Refused
-from experiments.data.cifar import augment
 from experiments.data.device import OnDevice
 from experiments.data.digits import Split, put
 from experiments.layout import Layout
@@ -94,7 +93,7 @@ class Resident:
         *,
         kind: str = "unit",
         per_call: int = 1,
-        augmented: bool = False,
+        augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
         layout: Layout | None = None,
         soft: Any = None,
     ):
@@ -106,9 +105,10 @@ class Resident:
           key: of the order, and of what is drawn to augment.
           kind: from pixels to inputs, as `preprocess` knows it.
           per_call: the most steps to be compiled into one call.
-          augmented: whether images are shifted and reflected.
+          augment: from a key and pixels to other pixels, anew for each batch.
           layout: the devices.
-          soft: a teacher's logits for each image, (n, classes), or `None`.
+          soft: a teacher's logits for each image, (n, classes); or the function that
+            gives them for a batch of inputs, for images that change; or `None`.
 
         Raises:
           Refused: if a batch is larger than the split.
@@ -116,9 +116,11 @@ class Resident:
         self.steps_per_epoch = whole_batches(len(split.labels), batch)
         self.per_call = per_call
         self._batch, self._key, self._kind = batch, key, kind
-        self._augmented, self._layout = augmented, layout
+        self._augment, self._layout = augment, layout
         where = None if layout is None else layout.everywhere
         self._images, self._labels = put(split, where)
+        self._teacher = soft if callable(soft) else None
+        soft = None if callable(soft) else soft
         self._soft = None if soft is None else jax.device_put(soft, where)
         self._order_of = order(key, len(split.labels))
         self._epoch, self._rows = -1, None
@@ -142,12 +144,16 @@ class Resident:
         soft = None if soft is None else soft[rows]
         if self._layout is not None:
             images = lax.with_sharding_constraint(images, self._layout.batch)
-        if self._augmented:
+        if self._augment:
             key = jax.random.fold_in(jax.random.fold_in(self._key, 3), step)
-            images = augment(key, images)
+            images = self._augment(key, images)
         if self._kind == "unit":  # digits, of any dtype
-            return Examples(images.astype(jnp.float32) / 255, labels, soft=soft)
-        return Examples(preprocess(images, self._kind), labels, soft=soft)
+            inputs = images.astype(jnp.float32) / 255
+        else:
+            inputs = preprocess(images, self._kind)
+        if self._teacher is not None:
+            soft = lax.stop_gradient(self._teacher(inputs))
+        return Examples(inputs, labels, soft=soft)
 
     def close(self) -> None:
         """Does nothing."""

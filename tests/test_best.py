@@ -224,7 +224,7 @@ def test_a_run_leaves_a_net_for_each_target(tmp_path, capsys, monkeypatch):
     params = {name: {} for name in ("fc1", "fc2", "fc3")}
     for name, leaf in first.items():
         params[name.split("/")[0]][name.split("/")[1]] = leaf
-    taught = best.logits(LENET300, params, images, batch=20)
+    taught = best.logits(best.teacher(LENET300, [params]), images, batch=20)
     np.testing.assert_allclose(taught, forward(first, images), atol=1e-3)
     with (out / "rounds.csv").open(newline="") as file:
         rows = {row["round"]: row for row in csv.DictReader(file)}

@@ -1,5 +1,6 @@
 """What networks are trained on and judged on: digits, CIFAR-10, photographs."""
 
+from experiments.data.affine import distort
 from experiments.data.cifar import augment, load_cifar10
 from experiments.data.decode import Broken
 from experiments.data.device import OnDevice
@@ -23,6 +24,7 @@ __all__ = [
     "augment",
     "check_images",
     "crop_side",
+    "distort",
     "load",
     "load_cifar10",
     "make_batches",
