@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from quick import quick
 
 from experiments.models import layers
 
@@ -14,7 +15,7 @@ from experiments.models import layers
 NORM = layers.BatchNorm()
 
 
-@pytest.mark.parametrize("shape", [(16, 5, 4, 6), (16, 6)])
+@pytest.mark.parametrize("shape", quick([(16, 5, 4, 6), (16, 6)], (16, 6)))
 def test_a_batch_is_normalised_as_by_torch(shape):
     torch: Any = pytest.importorskip("torch")
     draw = np.random.default_rng(0)

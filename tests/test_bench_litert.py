@@ -19,6 +19,7 @@ from experiments.models import LENET300
 pytest.importorskip("ai_edge_litert.interpreter", reason="LiteRT runs the files")
 
 
+@pytest.mark.slow
 def test_bytes_errors_and_times(folder, tmp_path, capsys, monkeypatch):  # noqa: F811
     path, params = folder
     monkeypatch.setattr(os, "sched_setaffinity", lambda *_: None, raising=False)

@@ -6,6 +6,7 @@ import types
 
 import numpy as np
 import pytest
+from quick import quick
 
 from experiments.bench import _sparse_measure
 from experiments.bench import sparse as program
@@ -50,7 +51,7 @@ def within(net, batch=2):
     return whole, np.random.default_rng(1).random((batch, *whole.shape), np.float32)
 
 
-@pytest.mark.parametrize("name", ["LeNet-5", "AlexNet", "VGG-16"])
+@pytest.mark.parametrize("name", quick(["LeNet-5", "AlexNet", "VGG-16"], "LeNet-5"))
 def test_others_compute_what_the_module_does(name):
     """Layer lists, orders of axes and rows: a wrong one shows in the outputs."""
     net, network = small(name)
@@ -125,6 +126,7 @@ def test_a_convolution_has_what_it_can_have():
     assert all(float(row["difference"]) <= 1e-5 for row in rows)
 
 
+@pytest.mark.slow
 def test_folded_convolutions_are_run_by_their_live_weights(caplog):
     pytest.importorskip("numba", reason="numba, of the extra fast, is missing")
     net, _ = small("LeNet-5")

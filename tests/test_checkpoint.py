@@ -193,6 +193,7 @@ def test_a_checkpoint_of_other_settings_is_refused_by_name(written):
         reopened(folder, {**SETTINGS, "--lr": 0.2}).load(3, state)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_network_is_refused_by_name(written):
     folder, _ = written
     _, *wider = toy(width=6)

@@ -63,6 +63,7 @@ def test_it_times_each_way_at_each_batch(given, capsys):
     assert told["machine"]["cores"] >= 1
 
 
+@pytest.mark.slow
 def test_it_says_what_it_cannot_time(given, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
     monkeypatch.setenv("COLUMNS", "200")  # no heading is broken over two lines

@@ -16,6 +16,7 @@ import numpy as np
 import optax
 import pytest
 import toy
+from quick import LONG
 
 import jaxprune
 from jaxprune._paths import leaf_name
@@ -200,11 +201,11 @@ def assert_same_live_weights(ours, reference):
 
 
 def table():
-    """The whole table; off a diagonal that has every row and every column: slow."""
+    """The whole table; off a diagonal that has every row and every column: long."""
     diagonal = set(zip(INNERS, cycle(WRAPPERS), strict=False))
     for inner in INNERS:
         for wrapper in WRAPPERS:
-            marks = [] if (inner, wrapper) in diagonal else [pytest.mark.slow]
+            marks = [] if (inner, wrapper) in diagonal else LONG
             yield pytest.param(inner, wrapper, marks=marks, id=f"{wrapper}-{inner}")
 
 
@@ -263,7 +264,7 @@ ALSO_ELEMENTWISE = {"nesterov", "adamw", "lion", "rmsprop", "adabelief", "yogi"}
     "inner",
     [
         *sorted(ELEMENTWISE),
-        *(pytest.param(i, marks=pytest.mark.slow) for i in sorted(ALSO_ELEMENTWISE)),
+        *(pytest.param(i, marks=LONG) for i in sorted(ALSO_ELEMENTWISE)),
     ],
 )
 def test_like_the_inner_optimizer_on_the_live_weights_alone(inner):
@@ -308,7 +309,8 @@ def test_like_the_inner_optimizer_on_the_live_weights_alone(inner):
     assert_same_live_weights(ours, expand(small))
 
 
-@pytest.mark.slow  # compiles the zoom line search
+@pytest.mark.slow
+@pytest.mark.long  # compiles the zoom line search
 def test_line_search_gets_its_extra_arguments():
     params = toy.make_params()
     batch = toy.batches(1)[0]
@@ -348,6 +350,7 @@ def train(tx, steps=4, params=None):
     return params, opt_state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("wrapper", "count"), [("MultiSteps(prune)", 2),
                                                 ("prune(MultiSteps)", 4)])  # fmt: skip
 def test_what_a_step_is_with_multi_steps(wrapper, count):

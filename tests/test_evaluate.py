@@ -68,6 +68,7 @@ def test_photographs_that_are_not_there_are_told(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("squash", "top1", "top5"), [("True", 64.7, 85.8), ("False", 62.4, 83.3)]

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from quick import quick
 from rich.console import Console
 from rich.text import Text
 from safetensors import safe_open
@@ -245,6 +246,7 @@ def test_skipped_data_tests_are_found_among_skipped_modules(monkeypatch):
     assert conftest._lost_data(config) == ["tests/b.py::b"]
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_the_whole_of_mnist_is_read(monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(mnist()))
@@ -515,6 +517,7 @@ def test_seeds_leave_a_foreign_folder_alone(
     assert contents(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_old_seeds_are_gone_after_an_overwrite_that_was_interrupted(tmp_path, capsys):
     assert invoke("--out", tmp_path, "--seeds", 4) == 0
 
@@ -608,7 +611,7 @@ def test_the_progress_bar_fits_80_columns(loss):
 # A few real steps
 
 
-@pytest.mark.parametrize("per_call", [1, 100])
+@pytest.mark.parametrize("per_call", quick([1, 100], 100))
 def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(
     tmp_path, capsys, monkeypatch, per_call
 ):
@@ -631,6 +634,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(
     assert [line["step"] for line in read_log(out)] == [20]
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_before_any_checkpoint_says_how_to_start_anew(
     tmp_path, capsys
 ):

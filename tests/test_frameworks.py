@@ -11,6 +11,7 @@ import optax
 import pytest
 import toy
 from flax import nnx
+from quick import quick
 
 import jaxprune
 
@@ -98,7 +99,7 @@ class Net(nnx.Module):
 
 
 @needs_nnx
-@pytest.mark.parametrize("wrapper", ["bare", "MultiSteps", "partition"])
+@pytest.mark.parametrize("wrapper", quick(["bare", "MultiSteps", "partition"], "bare"))
 def test_nnx_optimizer(wrapper):
     net = Net(nnx.Rngs(0))
     tx = TX
@@ -286,7 +287,7 @@ def test_scan_is_the_loop():
     toy.assert_dead_are_zero(scanned, mask)
 
 
-@pytest.mark.parametrize("scope", ["leaf", "global"])
+@pytest.mark.parametrize("scope", quick(["leaf", "global"], "global"))
 def test_vmap_over_seeds(scope):
     """Each of three nets is pruned as it would be alone, the schedule's cond too."""
     cut = jaxprune.to_sparsity(jaxprune.magnitude, 0.75, scope=scope)

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 import pytest
 import toy
+from quick import quick
 from safetensors.numpy import load_file
 from small_task import CONFIG, NETWORK
 
@@ -116,7 +117,9 @@ def test_the_environment_tells_of_several_hosts(monkeypatch):
 # Recipes
 
 
-@pytest.mark.parametrize("network", [ALEXNET, VGG16_CAFFE], ids=lambda n: n.name)
+@pytest.mark.parametrize(
+    "network", quick([ALEXNET, VGG16_CAFFE], ALEXNET), ids=lambda n: n.name
+)
 def test_default_qualities_keep_what_the_paper_keeps(network):
     """Of weights drawn from the spread that they are made for."""
     draw = np.random.default_rng(0)
@@ -192,6 +195,7 @@ def test_given_weights_are_pruned_at_once():
     assert kept[0]["conv1"] < 1 == kept[0]["fc2"]
 
 
+@pytest.mark.slow
 def test_rewinding_prunes_geometrically_and_replays_the_learning_rate():
     config = replaced(
         CONFIG,

@@ -50,6 +50,7 @@ def check(read, state):
     assert all(isinstance(p, np.ndarray) for p in jax.tree.leaves((params, mask)))
 
 
+@pytest.mark.slow
 def test_the_last_checkpoint_of_a_run(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints", {})
     for step in (9, 10):

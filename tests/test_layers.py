@@ -100,6 +100,7 @@ def test_wrong_flags(flags, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_the_published_squeezenet(tmp_path):
     """Act% of conv1 on four photographs, by NumPy from patches."""

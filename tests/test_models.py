@@ -167,7 +167,14 @@ def test_logits_and_gradients_are_torchs(name):
 # Convolution and pooling.
 
 
-@pytest.mark.parametrize(("side", "size", "inputs"), [(8, 3, 2), (12, 5, 4), (6, 1, 3)])
+@pytest.mark.parametrize(
+    ("side", "size", "inputs"),
+    [
+        (6, 1, 3),
+        pytest.param(8, 3, 2, marks=pytest.mark.slow),
+        pytest.param(12, 5, 4, marks=pytest.mark.slow),
+    ],
+)
 def test_both_formulations_agree(side, size, inputs):
     x = normal(0, 3, side, side, inputs)
     kernel = normal(1, size, size, inputs, 6)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
+from quick import quick
 
 from experiments import models
 from experiments.models import alexnet, layers
@@ -241,7 +242,12 @@ def rows_of(link, unit, units, rows):
 
 
 @pytest.mark.parametrize(
-    "name", ["LeNet-5", "AlexNet", "AlexNet-CIFAR10", "SqueezeNet"]
+    "name",
+    quick(
+        ["LeNet-5", "AlexNet", "AlexNet-CIFAR10", "SqueezeNet"],
+        "LeNet-5",
+        "AlexNet-CIFAR10",
+    ),
 )
 def test_a_unit_acts_through_its_links_alone(name):
     """With the rows of one unit at 0 its own weights do not matter; else they do."""
@@ -286,7 +292,12 @@ def nested(params, flat):
 
 
 @pytest.mark.parametrize(
-    "name", ["AlexNet", "AlexNet-CIFAR10", "VGG-16-CIFAR10", "SqueezeNet"]
+    "name",
+    quick(
+        ["AlexNet", "AlexNet-CIFAR10", "VGG-16-CIFAR10", "SqueezeNet"],
+        "AlexNet-CIFAR10",
+        "SqueezeNet",
+    ),
 )
 def test_rates_are_traced_and_used(name):
     (module, params, images), traces = small(name), []

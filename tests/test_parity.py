@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from quick import quick
 
 from experiments import models
 
@@ -181,7 +182,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", quick(CASES, "squeezenet", "alexnet_cifar10"))
 def test_logits_are_torchs(torch, case):
     network, layers, sides, deviation = CASES[case]
     torch.manual_seed(0)

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from quick import quick
 
 from jaxprune._counts import AIMS, at_least, count_upto, reduce_many, subtract
 from jaxprune._select import count_of, dead_count, kth_smallest, sort_key
 
 
-quick = settings(max_examples=60, deadline=None)
+few = settings(max_examples=60, deadline=None)
 NAN = 2**31 - 1
 
 
@@ -56,7 +57,7 @@ SPECIAL = [0.0, -0.0, tiny, -tiny, 1e-40, 1.0, -1.0, 3e38, np.inf, -np.inf, np.n
 floats = st.one_of(st.sampled_from(SPECIAL), st.floats(width=32))
 
 
-@quick
+@few
 @given(
     hnp.arrays(np.float32, (7, 9), elements=floats),
     hnp.arrays(bool, (7, 9)),
@@ -66,7 +67,7 @@ def test_any_float32_with_a_mask(x, mask, rank):
     check([x], [mask], [rank])
 
 
-@quick
+@few
 @given(
     hnp.arrays(np.float32, (7, 9), elements=st.sampled_from(SPECIAL)),
     hnp.arrays(np.float32, (40,), elements=floats),
@@ -77,7 +78,7 @@ def test_several_leaves(x, y, rank):
     check(xs, [np.ones(x.shape, bool) for x in xs], [rank])
 
 
-@quick
+@few
 @given(
     hnp.arrays(np.uint16, (6, 11), elements=st.integers(0, 2**16 - 1)),
     st.sampled_from([jnp.bfloat16, jnp.float16]),
@@ -88,7 +89,7 @@ def test_half_precision_of_any_bits(bits, dtype, rank):
     check([x], [np.ones(x.shape, bool)], [rank])
 
 
-@quick
+@few
 @given(st.integers(0, 2**32 - 1), st.integers(0, 7), st.data())
 def test_large_leaf_with_sample_and_rows(seed, kind, data):
     """Large enough for the sample and for the pass over rows."""
@@ -192,6 +193,7 @@ def test_works_under_strict_promotion(strict):
     check([x], [mask], [100_000])
 
 
+@pytest.mark.slow
 def test_vmap_scan_cond_and_grad():
     x = jax.random.normal(jax.random.key(1), (4, 30, 20))
     expected = np.sort(numpy_keys(x, True).reshape(4, -1), axis=1)[:, 77]
@@ -214,6 +216,7 @@ def test_vmap_scan_cond_and_grad():
     np.testing.assert_array_equal(jax.grad(loss)(x[0]), alive)
 
 
+@pytest.mark.slow
 def test_costly_scores_are_computed_once():
     """Random draws are kept, not drawn anew in every pass; cheap scores are not."""
     x = jax.random.normal(jax.random.key(1), (512, 512))
@@ -231,7 +234,7 @@ def test_costly_scores_are_computed_once():
     assert int(ours(key, x, mask)) == expected
 
 
-@quick
+@few
 @given(st.floats(0, 1, width=32), st.integers(1, 2**40), st.integers(0, 100))
 def test_dead_count_is_the_integer_rule(s, total, spare):
     q = round(fractions.Fraction(float(np.float32(s))) * 2**24)
@@ -260,7 +263,7 @@ def test_count_of(n):
     assert value(count_of(n)) == n
 
 
-@quick
+@few
 @given(
     st.integers(0, 2**40),
     st.lists(
@@ -289,6 +292,7 @@ def test_difference_is_exact_when_small():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_more_keys_than_int32_counts():
     """2**32 keys that are never stored: the counting reads a broadcast row."""
     row = jnp.arange(2**16, dtype=jnp.int32)
@@ -306,6 +310,7 @@ def test_more_keys_than_int32_counts():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_rank_beyond_int32():
     row = jnp.arange(2**12, dtype=jnp.float32)
 
@@ -344,7 +349,9 @@ def temporary_bytes(function, *args):
     return analysis.temp_size_in_bytes
 
 
-@pytest.mark.parametrize("shapes", [[(2048, 2048)], [(3, 3, 512, 512), (2048, 700)]])
+@pytest.mark.parametrize(
+    "shapes", quick([[(2048, 2048)], [(3, 3, 512, 512), (2048, 700)]], [(2048, 2048)])
+)
 def test_threshold_needs_next_to_no_memory(shapes):
     xs = [jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes]
     masks = [jax.ShapeDtypeStruct(s, bool) for s in shapes]
@@ -370,7 +377,8 @@ def test_threshold_needs_next_to_no_memory(shapes):
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices, virtual or not")
 @pytest.mark.parametrize("kind", ["Explicit", "Auto"])
 @pytest.mark.parametrize(
-    "spec", [P("x", None), P(None, "y"), P(("x", "y"), None), P("x", "y")]
+    "spec",
+    quick([P("x", None), P(None, "y"), P(("x", "y"), None), P("x", "y")], P("x", "y")),
 )
 def test_same_key_on_a_mesh(kind, spec):
     rng = np.random.default_rng(5)

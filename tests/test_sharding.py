@@ -9,6 +9,7 @@ import pytest
 import toy
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from quick import LONG
 
 import jaxprune
 
@@ -37,15 +38,14 @@ MORE_SCHEDULES = {
 }
 
 
-FAST = [("explicit", "both"), ("auto", "rows")]
+MARKS = {("explicit", "both"): [], ("auto", "rows"): [pytest.mark.slow]}
 EVERY = [(kind, layout) for kind in ("explicit", "auto") for layout in SPECS]
 
 
 @pytest.fixture(
     params=[
-        pytest.param(both, id="-".join(both), marks=[pytest.mark.slow] * (not fast))
+        pytest.param(both, id="-".join(both), marks=MARKS.get(both, LONG))
         for both in EVERY
-        for fast in [both in FAST]
     ]
 )
 def place(request):

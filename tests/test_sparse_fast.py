@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick import quick
 from scipy.sparse import csr_array
 
 from jaxprune import sparse
@@ -59,7 +60,7 @@ def programs(f, *args):
     return jax.jit(f).lower(*args).as_text()
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", quick(CASES, "even", "skewed", "for threads"))
 def test_product_is_scipys(case):
     w, mask = CASES[case]
     matrix = csr_array(np.where(mask, w, 0).astype(float))
@@ -86,7 +87,7 @@ def test_it_is_numba_that_runs():
     assert "jaxprune_sparse" not in text
 
 
-@pytest.mark.parametrize("values", ["float32", "int8"])
+@pytest.mark.parametrize("values", quick(["float32", "int8"], "float32"))
 def test_a_bias_is_added_to_the_product(values):
     w, mask = pruned(300, 50)
     bias = jnp.asarray(RNG.standard_normal(50), jnp.float32)
@@ -150,7 +151,7 @@ def test_the_order_of_the_axes_is_free():
     close(run(x, kernel.T), x @ np.where(mask, w, 0))
 
 
-@pytest.mark.parametrize("case", ["even", "skewed"])
+@pytest.mark.parametrize("case", quick(["even", "skewed"], "even"))
 def test_gradients(case):
     w, mask = CASES[case]
     kernel, dense = made(case), np.where(mask, w, 0)

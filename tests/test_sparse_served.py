@@ -133,6 +133,7 @@ def test_the_published_squeezenet_says_the_same_of_photographs():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.data
 def test_the_published_squeezenet_says_the_same_of_all_photographs():
     found = served("validation")

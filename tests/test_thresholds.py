@@ -63,6 +63,7 @@ def test_how_many_of_ten_die(sparsity, dead):
         assert alive(magnitude_to(sparsity), TEN) == expected
 
 
+@pytest.mark.slow
 def test_the_integer_rule_on_many_sizes():
     """As many die as Python's integers say, the sparsity read as float32."""
     schedule = lambda params, mask, s: magnitude_to(lambda step: s)(params, mask, 0)

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 import pytest
 import small_task
+from quick import quick
 from small_task import CONFIG, NETWORK
 
 import jaxprune
@@ -163,7 +164,7 @@ def a_batch(n=16):
     return inputs, labels
 
 
-@pytest.mark.parametrize("parts", [2, 4])
+@pytest.mark.parametrize("parts", quick([2, 4], 2))
 def test_an_accumulated_batch_is_the_batch(parts):
     config = dataclasses.replace(
         CONFIG, training=dataclasses.replace(CONFIG.training, dropout=0.0)
@@ -364,6 +365,7 @@ def test_a_run_goes_on_on_another_mesh(tmp_path, monkeypatch):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_written_when_the_time_is_up(tmp_path):
     run = dataclasses.replace(
         CONFIG.run, checkpoint_every=1000, checkpoint_minutes=1e-9, log_every=4

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from paper_nets import INPUTS, apply, params
+from quick import quick
 from test_networks import NETWORKS, SMALL, shapes_of
 from toy import by_name
 
@@ -27,7 +28,7 @@ def by_ends(links):
 # By hand and found.
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", quick(SMALL, "LeNet-5", "SqueezeNet"))
 def test_found_links_are_those_by_hand(name):
     network = NETWORKS[name]
     x = shape(1, *network.input)
@@ -183,6 +184,7 @@ def mean_net(p, x):
     return x @ p["c"]["kernel"] + p["c"]["bias"]
 
 
+@pytest.mark.slow
 def test_any_function_of_one_unit_is_evaluated():
     """A constant becomes gelu of it, silu of tanh of it: what the program computes."""
     shapes = {

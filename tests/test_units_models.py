@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from quick import quick
 from test_networks import NETWORKS
 from test_units import kill_units
 
@@ -143,12 +144,7 @@ def nested(flat):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(
-            name, marks=[pytest.mark.slow] * (name in ("VGG-16", "SqueezeNet"))
-        )
-        for name in NETS
-    ],
+    quick(NETS, "LeNet-300-100", "LeNet-5", "AlexNet-CIFAR10"),
 )
 def test_the_smaller_net_computes_the_same_and_trains_on(name):
     network, shapes, x = small_network(name)
