@@ -38,7 +38,7 @@ import tyro
 from experiments import data, lenet5_prune, lenet300_prune, page, runs, sizes
 from experiments.config import Config, Data, Refused, Training
 from experiments.models import LENET5, LENET300, Network
-from experiments.sharing import Sharing, share_and_train
+from experiments.sharing import BIASES, Sharing, share_and_train, with_biases
 from experiments.step import Diverged
 from jaxprune import compress
 
@@ -73,6 +73,9 @@ class Options:
     #: Bits of a code: a number, or one for each layer, first match wins, as in
     #: 'conv*/*=6,fc*/*=4'. None: 3 for lenet300, 'conv*/*=4,fc*/*=2' for lenet5.
     bits: str | None = None
+    #: Bits of a code of a bias; each layer's biases share values as its weights do.
+    #: None: they are not shared, four bytes each.
+    bias_bits: int | None = None
     #: First centroids: evenly spaced, at quantiles, drawn, or of least squares.
     init: Literal["linear", "density", "random", "optimal"] = "linear"
     #: Epochs in which the centroids and biases are trained.
@@ -94,12 +97,14 @@ def check(options: Options) -> dict[str, int]:
     Raises:
       Refused: naming the flag, its value and what was expected.
     """
+    bits = options.bias_bits
     for flag, value, good, expected in (
         ("stage", options.stage, options.run or not options.stage, "--run beside it"),
         ("target", options.target, options.target > 1, "a ratio above 1"),
         ("epochs", options.epochs, 0 <= options.epochs < 1e4, "0 or more"),
         ("lr", options.lr, 0 < options.lr < 1e3, "a positive number"),
         ("batch", options.batch, options.batch >= 1, "1 or more"),
+        ("bias-bits", bits, bits is None or 1 <= bits <= 16, "1 to 16"),
     ):
         if not good:
             raise Refused(f"--{flag} is {value}, expected {expected}.")
@@ -137,6 +142,11 @@ def compress_run(
 ) -> dict[str, Any]:  # fmt: skip
     """Shares, trains, writes and measures one pruned network; gives its row."""
     sharing = Sharing(check(options), options.init, options.epochs)
+    mask = run.mask
+    if options.bias_bits is not None:
+        mask = with_biases(mask, run.params)
+        bits = {BIASES: options.bias_bits, **sharing.bits}
+        sharing = sharing._replace(bits=bits)
     training = Training(
         lr=options.lr, batch=options.batch, dropout=0.0, regularizer="none"
     )
@@ -145,11 +155,11 @@ def compress_run(
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, seed=seed))
     began = time.perf_counter()
     task = runs.task_of(config, network, digits)
-    params = share_and_train(config, network, task, run.params, run.mask, sharing)
+    params = share_and_train(config, network, task, run.params, mask, sharing)
     seconds = time.perf_counter() - began
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "net.safetensors"
-    compress.save(path, params, run.mask, coder=options.coder)
+    compress.save(path, params, mask, coder=options.coder)
     # What is judged is what the file gives.
     params, _ = compress.load(path, run.params)
     error = task.judge(params)["error"]
@@ -159,6 +169,7 @@ def compress_run(
         "seed": seed,
         "judged_on": digits.judge_name,
         "bits": options.bits or BITS[options.network],
+        "bias_bits": options.bias_bits,
         "pruned_error": run.result["error"],
         "error": error,
         "train_seconds": round(seconds, 1),

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -14,6 +15,9 @@ from experiments.models import Network
 from experiments.step import State, first_state, make_step, sound
 from experiments.tasks import Task
 from jaxprune import compress
+
+
+BIASES = "**/bias"
 
 
 class Sharing(NamedTuple):
@@ -28,6 +32,16 @@ class Sharing(NamedTuple):
     bits: dict[Any, int]
     init: Any
     epochs: float
+
+
+def with_biases(mask: Any, params: Any) -> Any:
+    """Adds to a mask all weights of the leaves that are not pruned, alive."""
+    return jax.tree.map(
+        lambda m, p: np.ones(p.shape, bool) if m is None else m,
+        mask,
+        params,
+        is_leaf=lambda m: m is None,
+    )
 
 
 def share_and_train(

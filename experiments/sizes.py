@@ -44,7 +44,7 @@ ERRORS = {"LeNet-300-100": (1.58, 27), "LeNet-5": (0.74, 44)}
 """Error in percent and size in KB of the same paper's table 1."""
 
 COLUMNS = (
-    *("seed", "judged_on", "bits", "pruned_error", "error", "file_bytes"),
+    *("seed", "judged_on", "bits", "bias_bits", "pruned_error", "error", "file_bytes"),
     *("dense_bytes", "ratio", "alive", "code_bytes", "index_bytes"),
     *("codebook_bytes", "book_bytes", "value_bytes", "header_bytes", "train_seconds"),
 )

@@ -95,6 +95,28 @@ def test_one_folder_without_training(tmp_path):
         np.testing.assert_array_equal(found[name]["bias"], before[name]["bias"])
 
 
+def test_biases_share_values_too(tmp_path):
+    before = write_run(tmp_path / "run", 7)
+    given = ["--run", str(tmp_path / "run"), "--epochs", "0"]
+    sizes = []
+    for flags in ([], ["--bias-bits", "2"]):
+        out = tmp_path / f"out{len(sizes)}"
+        assert command.main([*given, *flags, "--out", str(out)]) == 0
+        (row,) = read(out / "compressed.csv")
+        assert row["bias_bits"] == "".join(flags[1:])
+        sizes.append(int(row["file_bytes"]))
+    found, mask = compress.load(out / "net.safetensors", before)
+    for name in ("fc1", "fc2", "fc3"):
+        bias = before[name]["bias"]
+        expected = compress.share_weights(bias, 2)
+        np.testing.assert_array_equal(
+            found[name]["bias"], expected.centroids[expected.indices]
+        )
+        assert mask[name]["bias"].all()
+    # 410 biases of four bytes are 410 codes of at most 2 bits, and 12 values.
+    assert sizes[1] < sizes[0] - 1640 + 410 * 2 / 8 + 12 * 4 + 150
+
+
 def test_a_stage_of_a_run(tmp_path):
     folder = tmp_path / "run"
     params = write_run(folder, 7)
@@ -119,6 +141,7 @@ def test_a_stage_of_a_run(tmp_path):
         (["--bits", "0"], "--bits is '0', expected a number from 1 to 16"),
         (["--bits", "fc1=x"], "--bits is 'fc1=x'"),
         (["--bits", "conv9/*=3"], "matches no prunable leaf"),
+        (["--bias-bits", "0"], "--bias-bits is 0, expected 1 to 16"),
         (["--epochs", "-1"], "--epochs is -1.0, expected 0 or more"),
         (["--lr", "nan"], "--lr is nan, expected a positive number"),
         (["--batch", "0"], "--batch is 0, expected 1 or more"),
