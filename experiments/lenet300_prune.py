@@ -15,10 +15,13 @@ so the same compression takes a smaller quality:
     python -m experiments.lenet300_prune --dataset mnist --seeds 5 --batch 128 \
         --strength 1e-4 --recipe gradual --epochs 60 --ramp 0.1 0.5
 
-To 12x, 40x, 68x and 100x in one run, counted on weights, the table by the second line:
+To 12x, 40x, 68x and 100x in one run, counted on weights, without and with distorted
+digits, the table by the third line:
 
     python -m experiments.lenet300_prune --dataset mnist --seeds 5 --batch 128 \
         --strength 1e-4 --recipe best
+    python -m experiments.lenet300_prune --dataset mnist --seeds 5 --batch 128 \
+        --strength 1e-5 --dropout 0 --recipe best --augment
     python -m experiments.records runs/lenet300100-best-mnist-seeds --out best.csv
 
 About three minutes a seed on one core of an AMD EPYC that had other work to do. The
