@@ -12,12 +12,10 @@ from experiments.pictures.style import Look
 
 
 LOOKS = {
-    "augmented": Look("#cc79a7", "D"),
     "best": Look("#0072b2", "o"),
     "gradual": Look("#009e73", "s"),
     "paper": Look("#d55e00", "^"),
 }
-FLAGS = {"augmented": "best --augment"}
 
 
 def draw(
@@ -30,9 +28,8 @@ def draw(
 
     Args:
       path: file to write.
-      networks: for each network the rows of each recipe: "best" and "augmented", which
-        is best with distorted digits, of `experiments.records`, the others of seeds.csv
-        of a run of several seeds.
+      networks: for each network the rows of each recipe: "best" of
+        `experiments.records`, the others of seeds.csv of a run of several seeds.
       published: method, compression and error of others, by network.
       labels: for each network and each published point, as "method at 12x", where its
         name stands: points to the right and above, and how it is aligned.
@@ -94,7 +91,7 @@ def _recipes(axes: Axes, recipes: Mapping[str, read.Rows]) -> None:
     )
     for recipe, rows in recipes.items():
         color, marker, _ = LOOKS[recipe]
-        if recipe in ("best", "augmented"):
+        if recipe == "best":
             rows = [row for row in rows if row["target"] != "dense"]
             x, mean, spread = read.points(rows, "compression_weights", "error")
         else:  # Seeds of one recipe end at compressions that differ a little.
@@ -110,7 +107,7 @@ def _recipes(axes: Axes, recipes: Mapping[str, read.Rows]) -> None:
             lw=1.6,
             capsize=3,
             color=color,
-            label=f"--recipe {FLAGS.get(recipe, recipe)}, {read.seeds(rows)}",
+            label=f"--recipe {recipe}, {read.seeds(rows)}",
             zorder=5,
         )
 
