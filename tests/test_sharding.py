@@ -122,6 +122,7 @@ def test_same_mask_bit_for_bit(place):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_same_mask_bit_for_bit_with_more_schedules(place):
     check_same(MORE_SCHEDULES, place(SHAPES), SHAPES)
 
