@@ -38,7 +38,8 @@ def run(
         soft = teacher(network, teachers)
         if not config.data.augment:  # the same images each time: once will do
             soft = logits(soft, digits.train.images)
-    task = runs.task_of(config, network, digits, soft)._replace(rounds=True)
+    task = runs.task_of(config, network, digits, soft, phase=1)
+    task = task._replace(rounds=True)
     if best.distill:
         task = task._replace(loss=distilled(best.distill, best.temperature))
     plan = recipes.plan(config, network, task.feed.steps_per_epoch)

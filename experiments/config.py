@@ -149,7 +149,8 @@ class Run:
 
     #: Run folder. None: runs/NETWORK-RECIPE-DATASET.
     out: Path | None = None
-    #: Seed of the first weights, the order of the digits and the dropout.
+    #: Seed of the first weights, the order of the digits, their distortions and the
+    #: dropout.
     seed: int = 0
     #: Runs, with seeds counted from --seed, in folders seed0, seed1, ... of the run
     #: folder; what is done is skipped, and mean and deviation are printed.
@@ -200,6 +201,8 @@ _FREE |= {"checkpoint_minutes", "log_every", "json", "tensorboard", "dry_run"}
 # they are the same to the bit.
 _FREE |= {"mesh", "fsdp", "coordinator", "processes", "process"}
 _FREE |= {"workers", "threads", "prefetch", "max_broken"}
+# Settings of which older runs say nothing, and what they then were.
+_SINCE = {"--augment": False}
 
 
 def as_dict(config: Settings) -> dict[str, Any]:
@@ -230,6 +233,7 @@ def difference(found: dict[str, Any], wanted: dict[str, Any]) -> str | None:
     """Says in words how two results of `decisive` differ; `None` if they do not."""
     # The network first: its name has no dashes.
     for name in sorted({*found, *wanted}, key=lambda n: (n.startswith("--"), n)):
-        if found.get(name) != wanted.get(name):
-            return f"{name} was {found.get(name)} and is now {wanted.get(name)}"
+        was, now = found.get(name, _SINCE.get(name)), wanted.get(name)
+        if was != now:
+            return f"{name} was {was} and is now {now}"
     return None

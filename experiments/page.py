@@ -86,7 +86,8 @@ def read(
     of_data = settings["data"]
     if data_dir is None and of_data["data_dir"] is not None:
         data_dir = Path(of_data["data_dir"])
-    where = Data(of_data["dataset"], data_dir, of_data["holdout"])
+    augment = of_data.get("augment", False)  # older runs do not say
+    where = Data(of_data["dataset"], data_dir, of_data["holdout"], augment)
     return Finished(network, where, params, mask, result)
 
 

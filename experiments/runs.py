@@ -188,12 +188,27 @@ def prepare(config: Config, network: Network) -> data.Digits:
 
 
 def task_of(
-    config: Config, network: Network, digits: data.Digits, soft: Any = None
+    config: Config,
+    network: Network,
+    digits: data.Digits,
+    soft: Any = None,
+    phase: int = 0,
 ) -> Task:
     """Makes of digits what `train.fit` trains on.
 
-    `soft`: a teacher's logits for them, or the function that gives them for inputs.
+    Args:
+      config: settings.
+      network: what is trained.
+      digits: to train and to judge on.
+      soft: a teacher's logits for them, or the function that gives them for inputs.
+      phase: counts the trainings of a run that follow each other, each of which counts
+        its steps from 0, so that none sees the distortions of another.
     """
+
+    def distort(key: jax.Array, images: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(key, phase) if phase else key
+        return data.distort(key, images)
+
     key = jax.random.key(config.run.seed)
     batch, per_call = config.training.batch, config.run.steps_per_call
     feed = Resident(
@@ -201,7 +216,7 @@ def task_of(
         batch,
         key,
         per_call=per_call,
-        augment=data.distort if config.data.augment else None,
+        augment=distort if config.data.augment else None,
         soft=soft,
     )
     return Task(
@@ -241,6 +256,7 @@ def seeds_in(folder: Path, table: Path) -> list[int]:
 def _folder(config: Settings, network: Network) -> Path:
     name = network.name.lower().replace("-", "")
     parts = [name, config.pruning.recipe, config.data.dataset]
+    parts += ["augmented"] if getattr(config.data, "augment", False) else []
     parts += ["heldout"] if getattr(config.data, "holdout", 0) else []
     parts += ["seeds"] if config.run.seeds > 1 else []
     return Path("runs") / "-".join(parts)

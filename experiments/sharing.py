@@ -80,7 +80,7 @@ def share_and_train(
     tx = jaxprune.prune(compress.tie(optax.adam(lr), codes), jaxprune.hold, mask)
     key = jax.random.key(config.run.seed)
     state = first_state(network, tx, key, jax.tree.map(jnp.asarray, params))
-    train_step = make_step(config, network, tx, jax.random.fold_in(key, 3))
+    train_step = make_step(config, network, tx, jax.random.fold_in(key, 4))
 
     @partial(jax.jit, donate_argnums=0)
     def run(state: State, arrays: Any, until: int) -> State:

@@ -200,7 +200,9 @@ def forward(weights, images):
 
 
 @pytest.mark.slow
-def test_a_run_leaves_a_net_for_each_target(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("more", [[], ["--augment"]])
+def test_a_run_leaves_a_net_for_each_target(tmp_path, capsys, monkeypatch, more):
+    given = [*FLAGS.split(), *more]
     out = tmp_path / "run"
     fit, calls = train.fit, []
 
@@ -211,8 +213,8 @@ def test_a_run_leaves_a_net_for_each_target(tmp_path, capsys, monkeypatch):
         return fit(*args, **given)
 
     monkeypatch.setattr(train, "fit", interrupted)
-    assert lenet300_prune.main([*FLAGS.split(), "--out", str(out)]) == 130
-    assert lenet300_prune.main([*FLAGS.split(), "--out", str(out), "--resume"]) == 0
+    assert lenet300_prune.main([*given, "--out", str(out)]) == 130
+    assert lenet300_prune.main([*given, "--out", str(out), "--resume"]) == 0
     assert len(calls) == 4  # the first dense net was not trained again
 
     digits = data.load(Data(holdout=1000))

@@ -193,7 +193,6 @@ def test_a_checkpoint_of_other_settings_is_refused_by_name(written):
         reopened(folder, {**SETTINGS, "--lr": 0.2}).load(3, state)
 
 
-@pytest.mark.slow
 def test_a_checkpoint_of_another_network_is_refused_by_name(written):
     folder, _ = written
     _, *wider = toy(width=6)
@@ -220,12 +219,14 @@ def test_a_checkpoint_of_another_program_is_refused(tmp_path):
 
 
 FLAGS = (
-    "--recipe gradual --epochs 4 --period 20 --checkpoint-every 50 --log-every 30"
+    "--recipe gradual --epochs 4 --period 20 --checkpoint-every 50 --log-every 30 "
+    "--augment"
 ).split()
 
 
 @pytest.mark.slow
 def test_a_run_killed_with_sigkill_resumes_to_the_same_bits(tmp_path, capsys):
+    """With distorted digits, which are drawn anew at each step."""
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     command = [sys.executable, "-m", "experiments.lenet300_prune", *FLAGS, "--out"]
     process = subprocess.Popen(

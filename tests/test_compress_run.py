@@ -117,6 +117,21 @@ def test_biases_share_values_too(tmp_path):
     assert sizes[1] < sizes[0] - 1640 + 410 * 2 / 8 + 12 * 4 + 150
 
 
+@pytest.mark.slow
+def test_biases_stay_shared_while_they_are_trained(tmp_path):
+    before = write_run(tmp_path / "run", 7)
+    given = ["--run", str(tmp_path / "run"), "--epochs", "0.1", "--bias-bits", "2"]
+    assert command.main(given) == 0
+    found, _ = compress.load(tmp_path / "run" / "net.safetensors", before)
+    for name in ("fc1", "fc2", "fc3"):
+        bias = before[name]["bias"]
+        shared = compress.share_weights(bias, 2)
+        now = found[name]["bias"]
+        for cluster in range(4):
+            assert np.unique(now[shared.indices == cluster]).size == 1
+        assert 0 < np.abs(np.unique(now) - np.unique(shared.centroids)).max() < 0.1
+
+
 def test_a_stage_of_a_run(tmp_path):
     folder = tmp_path / "run"
     params = write_run(folder, 7)

@@ -350,7 +350,6 @@ def train(tx, steps=4, params=None):
     return params, opt_state
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("wrapper", "count"), [("MultiSteps(prune)", 2),
                                                 ("prune(MultiSteps)", 4)])  # fmt: skip
 def test_what_a_step_is_with_multi_steps(wrapper, count):

@@ -1,14 +1,17 @@
 """Distorted digits beside SciPy, and that what is taught goes with them."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from experiments import data
-from experiments.config import Data
+from experiments import data, runs
+from experiments.config import Config, Data, Training, decisive, difference
 from experiments.data import affine
+from experiments.models import LENET300
 from experiments.tasks import Resident
 
 
@@ -56,5 +59,31 @@ def test_a_batch_is_distorted_anew_and_its_teacher_sees_it_so(digits):
     assert sorted(next_epoch.labels) == list(np.asarray(first.labels)[order])
     assert not np.allclose(np.sort(first.soft, 0), np.sort(next_epoch.soft, 0))
     for batch in (first, next_epoch):
-        assert batch.inputs.max() <= 1
+        assert batch.inputs.max() <= 1 + 1e-6
         np.testing.assert_allclose(batch.soft, teacher(batch.inputs), rtol=1e-6)
+
+
+def test_the_flag_distorts_and_no_phase_sees_what_another_saw(digits):
+    config = Config(network=LENET300.name, training=Training(batch=8))
+    of = data.Digits(digits, digits, "8 digits")
+
+    def inputs(phase=0, **flags):
+        flagged = dataclasses.replace(config, data=Data(**flags))
+        feed = runs.task_of(flagged, LENET300, of, phase=phase).feed
+        return np.asarray(feed.batch(feed.arrays(0), jnp.int32(0)).inputs)
+
+    plain, first = inputs(), inputs(augment=True)
+    assert sorted(plain.sum((1, 2, 3))) == pytest.approx(
+        sorted(digits.images.sum((1, 2, 3)) / 255)
+    )
+    assert np.abs(first - plain).max() > 0.1
+    np.testing.assert_array_equal(first, inputs(augment=True))
+    assert np.abs(inputs(phase=1, augment=True) - first).max() > 0.1
+
+
+def test_runs_from_before_the_flag_go_on_without_it():
+    settings = decisive(Config(network="toy"))
+    older = {name: value for name, value in settings.items() if name != "--augment"}
+    assert difference(older, settings) is None
+    distorted = decisive(Config(network="toy", data=Data(augment=True)))
+    assert difference(older, distorted) == "--augment was False and is now True"

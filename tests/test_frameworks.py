@@ -99,7 +99,7 @@ class Net(nnx.Module):
 
 
 @needs_nnx
-@pytest.mark.parametrize("wrapper", quick(["bare", "MultiSteps", "partition"], "bare"))
+@pytest.mark.parametrize("wrapper", ["bare", "MultiSteps", "partition"])
 def test_nnx_optimizer(wrapper):
     net = Net(nnx.Rngs(0))
     tx = TX

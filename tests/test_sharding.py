@@ -38,13 +38,13 @@ MORE_SCHEDULES = {
 }
 
 
-MARKS = {("explicit", "both"): [], ("auto", "rows"): [pytest.mark.slow]}
+FAST = [("explicit", "both"), ("auto", "rows")]
 EVERY = [(kind, layout) for kind in ("explicit", "auto") for layout in SPECS]
 
 
 @pytest.fixture(
     params=[
-        pytest.param(both, id="-".join(both), marks=MARKS.get(both, LONG))
+        pytest.param(both, id="-".join(both), marks=[] if both in FAST else LONG)
         for both in EVERY
     ]
 )
