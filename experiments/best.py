@@ -78,7 +78,9 @@ def teacher(network: Network, nets: list[Any]) -> Callable[[jax.Array], jax.Arra
     """Makes the function from inputs to the mean logits of nets, without dropout."""
 
     def of(inputs: jax.Array) -> jax.Array:
-        taught = [network.module.apply({"params": net}, inputs) for net in nets]
+        taught: list[Any] = [
+            network.module.apply({"params": net}, inputs) for net in nets
+        ]
         return jnp.mean(jnp.stack(taught), 0)
 
     return of

@@ -13,10 +13,10 @@ import jaxprune.report
 from experiments.config import Refused, Settings
 from experiments.layout import Layout
 from experiments.models import Network
+from experiments.program import make_program
 from experiments.recipes import Plan
 from experiments.rounds import layers
 from experiments.tasks import Task
-from experiments.train import make_program
 
 
 STEPS = 5  # timed, after one that is not

@@ -119,7 +119,7 @@ class Resident:
         self._augment, self._layout = augment, layout
         where = None if layout is None else layout.everywhere
         self._images, self._labels = put(split, where)
-        self._teacher = soft if callable(soft) else None
+        self._teacher: Any = soft if callable(soft) else None
         soft = None if callable(soft) else soft
         self._soft = None if soft is None else jax.device_put(soft, where)
         self._order_of = order(key, len(split.labels))

@@ -6,27 +6,25 @@ optimizer's state, for the penalty, for the dropout and for the progress bar.
 
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from jax import lax
 
 import jaxprune
 from experiments import files
 from experiments.checkpoint import Checkpoints
 from experiments.config import Settings, decisive
-from experiments.layout import Layout, make_layout, shardings
+from experiments.layout import Layout, make_layout
 from experiments.log import Log
-from experiments.losses import Loss, cross_entropy
 from experiments.models import Network
 from experiments.processes import any_process, first_process, to_host, together
+from experiments.program import make_program
 from experiments.progress import Progress
 from experiments.recipes import Plan
-from experiments.step import FEW_CLASSES, State, first_state, make_step, read, sound
+from experiments.step import FEW_CLASSES, read, sound
 from experiments.stop import Stop, Stopped
-from experiments.tasks import Feed, InFlight, Task
+from experiments.tasks import InFlight, Task
 
 
 class Fitted(NamedTuple):
@@ -45,20 +43,6 @@ class Fitted(NamedTuple):
     dense_params: Any
     steps: int
     seconds: float
-
-
-class Program(NamedTuple):
-    """The compiled parts of a run; the steps take the state over.
-
-    Attributes:
-      begin: makes the first state, of weights in the host's memory or drawn.
-      one: a step, of a state and what the feed gave.
-      many: steps until the one that is given, or until a loss is not finite.
-    """
-
-    begin: Callable[[Any], State]
-    one: Any
-    many: Any
 
 
 Round = Callable[[str, Any, Any, dict[str, float]], None]
@@ -208,44 +192,6 @@ def fit(
         dense_params = files.load_weights(dense_file, params)
     seconds = time.perf_counter() - began
     return Fitted(params, mask, dense_params, step, seconds)
-
-
-def make_program(
-    config: Settings,
-    network: Network,
-    plan: Plan,
-    feed: Feed,
-    layout: Layout,
-    accumulate: int = 1,
-    params: Any = None,
-    loss: Loss = cross_entropy,
-) -> Program:
-    """Makes the compiled parts; `params` are looked at for their shapes."""
-    key = jax.random.key(config.run.seed)
-    begin = partial(first_state, network, plan.tx, key)
-    shapes = jax.eval_shape(begin, params)
-    lies = shardings(layout, shapes.params, shapes)
-    step_of = make_step(
-        config, network, plan.tx, jax.random.fold_in(key, 2), accumulate, loss
-    )
-    jit = partial(jax.jit, donate_argnums=0, out_shardings=(lies, None))
-
-    # The second result tells when a call is done; the state's own step is donated.
-    @partial(jit, in_shardings=(lies, None))
-    def one(state: State, arrays: Any) -> tuple[State, jax.Array]:
-        state = step_of(state, feed.batch(arrays, state.step))
-        return state, state.step + 0
-
-    @partial(jit, in_shardings=(lies, None, None))
-    def many(state: State, arrays: Any, until: int) -> tuple[State, jax.Array]:
-        state = lax.while_loop(
-            lambda s: (s.step < until) & (s.bad < 0),
-            lambda s: step_of(s, feed.batch(arrays, s.step)),
-            state,
-        )
-        return state, state.step + 0
-
-    return Program(jax.jit(begin, out_shardings=lies), one, many)
 
 
 def _next(step: int, period: int) -> int:

@@ -24,10 +24,10 @@ import jaxprune
 from experiments import recipes
 from experiments.config import Refused
 from experiments.layout import leaf_sharding, make_layout, shardings
+from experiments.program import make_program
 from experiments.step import State, first_state, make_step
 from experiments.stop import Stopped
 from experiments.tasks import Examples, InFlight, Streamed
-from experiments.train import make_program
 
 
 HERE = Path(__file__).parent

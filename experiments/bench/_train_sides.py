@@ -20,9 +20,9 @@ from experiments.imagenet import ImageConfig
 from experiments.layout import make_layout
 from experiments.models import VGG16, Network, preprocess
 from experiments.optimizers import optimizer
+from experiments.program import make_program
 from experiments.recipes import Plan
 from experiments.tasks import Examples
-from experiments.train import make_program
 
 
 SPARSITY = 0.9
