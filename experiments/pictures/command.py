@@ -56,10 +56,10 @@ LABELS = {
     },
     "LeNet-5": {
         "Han et al. at 12x": (-8.0, 8.0, "left"),
-        "sparse momentum at 20x": (7.0, -12.0, "left"),
+        "sparse momentum at 20x": (4.0, -13.0, "left"),
         "sparse momentum at 100x": (-8.0, 0.0, "right"),
         "dynamic surgery at 108x": (-8.0, 2.0, "right"),
-        "sparse VD at 280x": (4.0, 9.0, "right"),
+        "sparse VD at 280x": (4.0, -15.0, "right"),
     },
 }
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -12,10 +13,13 @@ from experiments.pictures.style import Look
 
 
 LOOKS = {
+    "augmented": Look("#cc79a7", "D"),
     "best": Look("#0072b2", "o"),
     "gradual": Look("#009e73", "s"),
     "paper": Look("#d55e00", "^"),
 }
+HALO = patheffects.withStroke(linewidth=2.5, foreground="white")
+FLAGS = {"augmented": "best --augment"}
 
 
 def draw(
@@ -28,8 +32,9 @@ def draw(
 
     Args:
       path: file to write.
-      networks: for each network the rows of each recipe: "best" of
-        `experiments.records`, the others of seeds.csv of a run of several seeds.
+      networks: for each network the rows of each recipe: "best" and "augmented", which
+        is best with distorted digits, of `experiments.records`, the others of seeds.csv
+        of a run of several seeds.
       published: method, compression and error of others, by network.
       labels: for each network and each published point, as "method at 12x", where its
         name stands: points to the right and above, and how it is aligned.
@@ -53,6 +58,7 @@ def draw(
                 ha=side,
                 fontsize=8.5,
                 color=style.DARK,
+                path_effects=[HALO],
             )
         axes.plot([], [], "*", ms=9, color=style.DARK, label="published by others")
         ticks = {12.0, *(float(row["compression_weights"]) for row in theirs)}
@@ -81,17 +87,17 @@ def _recipes(axes: Axes, recipes: Mapping[str, read.Rows]) -> None:
     )
     axes.annotate(
         "dense",
-        (1, mean[0]),
-        (-2, 3),
+        (0.72, mean[0]),
+        (0, -11),
         xycoords=("axes fraction", "data"),
         textcoords="offset points",
-        ha="right",
+        ha="left",
         fontsize=8.5,
         color=style.DARK,
     )
     for recipe, rows in recipes.items():
         color, marker, _ = LOOKS[recipe]
-        if recipe == "best":
+        if recipe in ("best", "augmented"):
             rows = [row for row in rows if row["target"] != "dense"]
             x, mean, spread = read.points(rows, "compression_weights", "error")
         else:  # Seeds of one recipe end at compressions that differ a little.
@@ -107,7 +113,7 @@ def _recipes(axes: Axes, recipes: Mapping[str, read.Rows]) -> None:
             lw=1.6,
             capsize=3,
             color=color,
-            label=f"--recipe {recipe}, {read.seeds(rows)}",
+            label=f"--recipe {FLAGS.get(recipe, recipe)}, {read.seeds(rows)}",
             zorder=5,
         )
 
