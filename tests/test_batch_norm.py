@@ -47,6 +47,7 @@ def test_a_batch_is_normalised_as_by_torch(shape):
     np.testing.assert_allclose(slopes["variance"], variance - x.var(axes), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_running_statistics_come_to_those_of_all_batches():
     x = jnp.zeros((32, 2, 2, 3))
     params = NORM.init(jax.random.key(0), x, train=False)["params"]

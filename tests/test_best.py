@@ -38,6 +38,7 @@ def normal(*shape, seed=0):
 # Scores
 
 
+@pytest.mark.slow
 def test_fisher_prunes_what_numpy_finds_least():
     w = normal(20, 30)
     params = {"fc": {"kernel": jnp.asarray(w), "bias": jnp.zeros(30)}}
@@ -115,6 +116,7 @@ def settings(**best):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "network",
     [LENET300, pytest.param(LENET5, marks=pytest.mark.slow)],

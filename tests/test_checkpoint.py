@@ -17,6 +17,7 @@ import numpy as np
 import optax
 import pytest
 from orbax.checkpoint import v1 as ocp
+from quick import quick
 from safetensors.numpy import load_file
 
 import jaxprune
@@ -156,14 +157,18 @@ def put_something_else_there(folder):
 
 @pytest.mark.parametrize(
     "harm",
-    [
-        damage_metadata,
+    quick(
+        [
+            damage_metadata,
+            truncate_arrays,
+            flip_a_bit,
+            remove_arrays,
+            empty,
+            put_something_else_there,
+        ],
         truncate_arrays,
         flip_a_bit,
-        remove_arrays,
-        empty,
-        put_something_else_there,
-    ],
+    ),
 )
 def test_a_damaged_checkpoint_is_refused_and_left_alone(written, harm, caplog, capfd):
     folder, state = written

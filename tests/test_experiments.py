@@ -432,7 +432,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("seeds", quick([1, 2], 2))
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_run_that_is_refused_leaves_nothing(tmp_path, capsys, case, seeds):
     flags, message = REFUSED[case]
@@ -611,7 +611,8 @@ def test_the_progress_bar_fits_80_columns(loss):
 # A few real steps
 
 
-@pytest.mark.parametrize("per_call", quick([1, 100], 100))
+@pytest.mark.slow
+@pytest.mark.parametrize("per_call", [1, 100])
 def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(
     tmp_path, capsys, monkeypatch, per_call
 ):

@@ -237,7 +237,7 @@ def test_lists_and_tuples(make):
         assert row.prunable == (len(row.shape) == 2)
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("dtype", quick([jnp.bfloat16, jnp.float16], jnp.bfloat16))
 @pytest.mark.parametrize("make", [optax.sgd, optax.adamw], ids=["sgd", "adamw"])
 def test_half_precision(dtype, make):
     tx = jaxprune.prune(make(0.01), jaxprune.every(2, CUT))

@@ -169,6 +169,7 @@ def masks_by_step(config, epoch, given=False):
     return plan, kept
 
 
+@pytest.mark.slow
 def test_turns_prune_convolutions_then_dense_layers():
     config = replaced(
         CONFIG,

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from quick import quick
 from scipy import stats
 
 from experiments import data as d
@@ -344,7 +345,7 @@ def test_shards_are_disjoint_and_complete(folder, seed):
         assert [end[-1].valid.tolist() for end in ends] == [[True] * 2, [True, False]]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", quick([0, 2], 0))
 def test_a_restored_iterator_goes_on_alike(folder, workers):
     first = batches(folder, seed=5)
     take(first, 3)

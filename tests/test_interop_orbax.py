@@ -61,6 +61,7 @@ def test_the_last_checkpoint_of_a_run(tmp_path):
     check(interop.read_orbax(tmp_path / "checkpoints/9"), trained(9))
 
 
+@pytest.mark.slow
 def test_checkpoints_of_others(tmp_path):
     state = trained()
     ocp.save(tmp_path / "all", state)
@@ -93,6 +94,7 @@ def test_what_is_refused(tmp_path, monkeypatch):
         interop.read_orbax(tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_the_commands_take_a_checkpoint(tmp_path, capsys):
     state, given, out = trained(), tmp_path / "run", tmp_path / "small"
     checkpoints = Checkpoints(given / "checkpoints", {})

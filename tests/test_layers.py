@@ -50,6 +50,7 @@ def test_the_total_of_activations(name):
     assert found == pytest.approx(printed, abs=0.5)
 
 
+@pytest.mark.slow
 def test_a_run_beside_its_table(tmp_path, capsys):
     """Act% of a network written here, by NumPy, on the first 100 test digits."""
     rng = np.random.default_rng(0)

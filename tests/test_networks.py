@@ -296,7 +296,6 @@ def nested(params, flat):
     quick(
         ["AlexNet", "AlexNet-CIFAR10", "VGG-16-CIFAR10", "SqueezeNet"],
         "AlexNet-CIFAR10",
-        "SqueezeNet",
     ),
 )
 def test_rates_are_traced_and_used(name):

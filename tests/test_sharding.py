@@ -42,12 +42,19 @@ FAST = [("explicit", "both"), ("auto", "rows")]
 EVERY = [(kind, layout) for kind in ("explicit", "auto") for layout in SPECS]
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(both, id="-".join(both), marks=[] if both in FAST else LONG)
+def layouts(*fast):
+    """All kinds and layouts; those that are not `fast` are slow, or even long."""
+    marks = {both: [] if both in fast else [pytest.mark.slow] for both in FAST}
+    return [
+        pytest.param(both, id="-".join(both), marks=marks.get(both, LONG))
         for both in EVERY
     ]
-)
+
+
+on_one = pytest.mark.parametrize("place", layouts(FAST[0]), indirect=True)
+
+
+@pytest.fixture(params=layouts(*FAST))
 def place(request):
     """A function from shapes to shardings, on a mesh that is in force."""
     kind, layout = request.param
@@ -127,10 +134,12 @@ def test_same_mask_bit_for_bit_with_more_schedules(place):
     check_same(MORE_SCHEDULES, place(SHAPES), SHAPES)
 
 
+@on_one
 def test_same_mask_of_a_large_leaf(place):
     check_same({"global": GLOBAL}, place(LARGE), LARGE)
 
 
+@on_one
 def test_by_std_differs_at_the_threshold_at_most(place):
     where = place(SHAPES)
     params = values(0)
@@ -149,6 +158,7 @@ def types(tree):
     return jax.tree.map(lambda x: str(jax.typeof(x)), tree)
 
 
+@on_one
 def test_init_update_and_jitted_forms_agree(place):
     where = place(SHAPES)
     params = jax.device_put(values(0), where)

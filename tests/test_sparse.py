@@ -157,6 +157,7 @@ def test_an_unchanged_linen_model_runs(values):
     close(got, want, {"float32": 1e-5, "int8": 0.02}[values])
 
 
+@pytest.mark.slow
 def test_an_unchanged_nnx_model_runs_and_has_gradients():
     model = nnx.Sequential(
         nnx.Linear(12, 8, rngs=nnx.Rngs(0)),

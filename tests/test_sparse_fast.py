@@ -241,6 +241,7 @@ def falls_back(caplog, message):
     assert "jaxprune_sparse" not in programs(sparse.product, x, made("even"))
 
 
+@pytest.mark.slow
 def test_without_numba_xla_runs_and_the_log_says_so(monkeypatch, caplog, fresh):
     monkeypatch.setitem(sys.modules, "numba", None)
     falls_back(caplog, "pip install 'jaxprune[fast]'")

@@ -5,6 +5,7 @@ import numpy as np
 import optax
 import pytest
 import toy
+from quick import quick
 
 import jaxprune
 
@@ -114,7 +115,9 @@ WRAPPERS = {
 }
 
 
-@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize(
+    "wrapper", quick(WRAPPERS, "bare", "MultiSteps", "nested", "partition by prefix")
+)
 def test_get_mask_in_the_structure_of_the_params(wrapper):
     tx = WRAPPERS[wrapper]()
     updates, state = tx.update(PARAMS, tx.init(PARAMS), PARAMS)

@@ -134,6 +134,7 @@ def test_masks_on_a_mesh_are_those_of_one_device(alone, mesh, fsdp):
     assert sum(dead) == int(0.7 * (3 * 3 * 3 * 16 + 256 * 32 + 32 * 16))
 
 
+@pytest.mark.slow
 def test_a_global_threshold_gathers_no_weights():
     layout = make_layout("data=4,model=2", fsdp=True)
     params = {"fc": {"kernel": jax.ShapeDtypeStruct((512, 256), jnp.float32)}}
