@@ -90,6 +90,7 @@ def test_the_loss_is_that_of_scipy(share, temperature):
     np.testing.assert_allclose(cross_entropy(logits, labels, soft), hard, rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_soft_labels_follow_their_digits():
     digits = data.load(Data()).train
     soft = np.eye(10, dtype=np.float32)[digits.labels]

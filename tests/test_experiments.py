@@ -709,6 +709,7 @@ def check_run(out, result_of, images):
     return result
 
 
+@pytest.mark.slow
 def test_lenet300_gradual_reaches_its_target(tmp_path, capsys):
     out = tmp_path / "run"
     flags = f"--recipe gradual --epochs 2 --period 10 --holdout 1000 --json --out {out}"

@@ -217,6 +217,7 @@ def test_leaves_go_where_they_are_wanted():
     assert not any(leaf.committed for leaf in jax.tree.leaves(free))
 
 
+@pytest.mark.slow
 def test_a_file_of_our_own(tmp_path):
     params = Net().init(jax.random.key(0), IMAGES)["params"]
     table = interop.same_sources(params)

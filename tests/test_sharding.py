@@ -139,6 +139,7 @@ def test_same_mask_of_a_large_leaf(place):
     check_same({"global": GLOBAL}, place(LARGE), LARGE)
 
 
+@pytest.mark.slow
 @on_one
 def test_by_std_differs_at_the_threshold_at_most(place):
     where = place(SHAPES)

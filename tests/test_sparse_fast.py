@@ -247,6 +247,7 @@ def test_without_numba_xla_runs_and_the_log_says_so(monkeypatch, caplog, fresh):
     falls_back(caplog, "pip install 'jaxprune[fast]'")
 
 
+@pytest.mark.slow
 def test_with_an_unknown_interface_xla_runs(monkeypatch, caplog, fresh):
     monkeypatch.setattr(_abi, "KNOWN", frozenset({(0, 1)}))
     falls_back(caplog, "interface for custom calls is (0, ")

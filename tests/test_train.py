@@ -17,7 +17,6 @@ import numpy as np
 import optax
 import pytest
 import small_task
-from quick import quick
 from small_task import CONFIG, NETWORK
 
 import jaxprune
@@ -165,7 +164,8 @@ def a_batch(n=16):
     return inputs, labels
 
 
-@pytest.mark.parametrize("parts", quick([2, 4], 2))
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", [2, 4])
 def test_an_accumulated_batch_is_the_batch(parts):
     config = dataclasses.replace(
         CONFIG, training=dataclasses.replace(CONFIG.training, dropout=0.0)
