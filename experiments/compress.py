@@ -154,7 +154,8 @@ def compress_run(
     config = Config(network=network.name, data=run.data, training=training)
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, seed=seed))
     began = time.perf_counter()
-    task = runs.task_of(config, network, digits)
+    # After the dense net, 0, and the stages of recipe best, 1.
+    task = runs.task_of(config, network, digits, phase=2)
     params = share_and_train(config, network, task, run.params, mask, sharing)
     seconds = time.perf_counter() - began
     folder.mkdir(parents=True, exist_ok=True)

@@ -16,15 +16,16 @@ so the same compression takes a smaller quality:
         --strength 1e-4 --recipe gradual --epochs 60 --ramp 0.1 0.5
 
 To 12x, 40x, 68x and 100x in one run, counted on weights, without and with distorted
-digits, the table by the third line:
+digits, and the table of either:
 
     python -m experiments.lenet300_prune --dataset mnist --seeds 5 --batch 128 \
         --strength 1e-4 --recipe best
     python -m experiments.lenet300_prune --dataset mnist --seeds 5 --batch 128 \
         --strength 1e-5 --dropout 0 --recipe best --augment
     python -m experiments.records runs/lenet300100-best-mnist-seeds --out best.csv
+    python -m experiments.records runs/lenet300100-best-mnist-augmented-seeds
 
-About three minutes a seed on one core of an AMD EPYC that had other work to do. The
+Three to four minutes a seed on one core of an AMD EPYC that had other work to do. The
 figures reached are in experiments/results/README.md.
 """
 

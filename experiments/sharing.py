@@ -36,11 +36,8 @@ class Sharing(NamedTuple):
 
 def with_biases(mask: Any, params: Any) -> Any:
     """Adds to a mask all weights of the leaves that are not pruned, alive."""
-    return jax.tree.map(
-        lambda m, p: np.ones(p.shape, bool) if m is None else m,
-        mask,
-        params,
-        is_leaf=lambda m: m is None,
+    return jaxprune.map_masked(
+        lambda _, m: m, params, mask, elsewhere=lambda p: np.ones(p.shape, bool)
     )
 
 

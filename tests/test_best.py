@@ -118,11 +118,7 @@ def settings(**best):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "network",
-    [LENET300, pytest.param(LENET5, marks=pytest.mark.slow)],
-    ids=lambda n: n.name,
-)
+@pytest.mark.parametrize("network", [LENET300, LENET5], ids=lambda n: n.name)
 def test_each_stage_ends_at_its_target_on_weights(network):
     images = jnp.zeros((1, 28, 28, 1))
     shapes = jax.eval_shape(network.module.init, jax.random.key(0), images)["params"]

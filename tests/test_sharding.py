@@ -140,7 +140,6 @@ def test_same_mask_of_a_large_leaf(place):
 
 
 @pytest.mark.slow
-@on_one
 def test_by_std_differs_at_the_threshold_at_most(place):
     where = place(SHAPES)
     params = values(0)
