@@ -332,6 +332,20 @@ def test_only_sparse_enough_convolutions_are_taken():
     mask = {"a": pruned(shape, 0.05)[1], "b": pruned(shape, 0.9)[1]}
     made = sparse.sparsify(params, mask, costs=sparse.Costs(), convolutions=True)
     assert [isinstance(made[k], sparse.SparseConv) for k in "ab"] == [True, False]
+    # One image of LeNet-5 takes XLA longer to begin with than to convolve.
+    kernel, alive = pruned((5, 5, 1, 20), 0.66)
+    for positions, batch, taken in ((576, 1, True), (576, 16, False), (None, 1, False)):
+        made_of = sparse.sparsify(
+            {"conv1": kernel},
+            {"conv1": alive},
+            batch=batch,
+            costs=sparse.Costs(),
+            convolutions=True,
+            positions={"conv1": positions} if positions else None,
+        )
+        assert isinstance(made_of["conv1"], sparse.SparseConv) == taken
+    with pytest.raises(ValueError, match="positions has 0 for 'a', expected 1 or more"):
+        sparse.sparsify(params, mask, convolutions=True, positions={"a": 0})
     for off in ({"convolutions": False}, {"convolutions": True, "fast": False}):
         made = sparse.sparsify(params, mask, costs=sparse.Costs(), **off)
         assert not isinstance(made["a"], sparse.SparseConv)

@@ -122,9 +122,30 @@ def test_times_are_sums_worked_by_hand():
     assert sparse.fast_time(few, 1, costs) == 1000 + 2 * 200
 
 
+@pytest.mark.parametrize(
+    ("least", "call", "image"),
+    [
+        # 2 x 60 + 10 x 8 at a position, or from the cache, of 100 positions, 128.
+        (1.1 * 200, 0.0, {}),
+        (1.1 * 200 + 1.1 * 1000 / 101, 0.0, {"positions": 101}),
+        (1.1 * 128 + 1.1 * 1000 / 100, 0.0, {"positions": 100}),
+        (1.1 * 128 + 1.1 * 1000 / 300, 0.0, {"positions": 100, "batch": 3}),
+        (1.1 * 128 + (1.1 * 1000 - 1600) / 50, 1000.0, {"positions": 50}),
+    ],
+)
+def test_a_convolution_of_known_size_counts_its_call_and_the_cache(least, call, image):
+    some = np.ones((2, 2, 3, 5), bool)  # 60 weights; 8 channels, 32 bytes a position
+    costs = sparse.Costs()._replace(
+        fast_call=1000.0, fast_conv=2.0, fast_move=10.0, cached_move=1.0, cache=3200
+    )
+    for dense, pays in ((0.999 * least, False), (1.001 * least, True)):
+        made = costs._replace(conv=dense / 60, conv_call=call, conv_packed=call / 100)
+        assert sparse.conv_pays(some, made, **image) == pays
+
+
 @pytest.mark.slow
 def test_a_machine_is_measured_and_the_file_read(tmp_path, monkeypatch, capsys):
-    sizes = calibrate.Sizes(64, 256, narrow=200, keep=0.1, image=(8, 16))
+    sizes = calibrate.Sizes(64, 256, 200, 0.1, image=(8, 16), large_image=(16, 8))
     measured = calibrate.measure(sizes, repeats=3)
     assert all(np.isfinite(cost) and cost > 0 for cost in measured)
     assert measured.call > 100  # no call of XLA's takes less

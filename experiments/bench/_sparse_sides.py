@@ -4,10 +4,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.bench._sparse_nets import Case, Conv, Net
 from jaxprune import sparse
+from jaxprune.report import positions
 
 
 DENSE, CHOSEN = "dense XLA", "as chosen"
@@ -48,7 +50,12 @@ FORMS: dict[str, Callable[[Any, Net, int], Any]] = {
     "fast int8": lambda params, net, batch: _all(params, net, fast=True, values="int8"),
     CHOSEN: lambda params, net, batch: sparse.sparsify(params, net.mask, batch=batch),
     CONVOLUTIONS: lambda params, net, batch: sparse.sparsify(
-        params, net.mask, batch=batch, convolutions=True, groups=_groups(net)
+        params,
+        net.mask,
+        batch=batch,
+        convolutions=True,
+        groups=_groups(net),
+        positions=_positions(net),
     ),
     # Where little is left for XLA to do, it runs a program at once, in no thread.
     EVERY: lambda params, net, batch: sparse.sparsify(
@@ -112,6 +119,12 @@ def _all(params: Any, net: Net, **how: Any) -> Any:
 def _groups(net: Net) -> dict[str, int]:
     convs = [op for op in net.cases[-1].ops if isinstance(op, Conv)]
     return {f"{op.name}/kernel": op.groups for op in convs if op.groups > 1}
+
+
+def _positions(net: Net) -> dict[str, int]:
+    whole = net.cases[-1]
+    image = jax.ShapeDtypeStruct((1, *whole.shape), jnp.float32)
+    return positions(whole.apply, net.params, image)
 
 
 def _kernels(_: str, leaf: Any) -> bool:

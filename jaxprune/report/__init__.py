@@ -7,6 +7,7 @@ from jaxprune.report._costs import costs as costs
 from jaxprune.report._counts import Counts as Counts
 from jaxprune.report._counts import count as count
 from jaxprune.report._counts import first_and_last as first_and_last
+from jaxprune.report._counts import positions as positions
 from jaxprune.report._energy import ENERGY_45NM as ENERGY_45NM
 from jaxprune.report._energy import Energy as Energy
 from jaxprune.report._energy import LayerEnergy as LayerEnergy

@@ -102,6 +102,28 @@ def count(
     )
 
 
+def positions(apply: Callable[..., Any], params: PyTree, x: PyTree) -> dict[str, int]:
+    """Counts at how many positions one example is multiplied by the weights of a layer.
+
+    That is 1 for a dense layer, and rows times columns of the output for a convolution.
+
+    >>> import jax.numpy as jnp
+    >>> apply = lambda w, x: jnp.convolve(x, w, "valid")
+    >>> positions(apply, jnp.ones(3), jnp.ones(10))
+    {'': 8}
+
+    Args:
+      apply: as in `count`.
+      params: as in `count`.
+      x: a sample input of one example, array or shape.
+
+    Returns:
+      the number by path of the layer.
+    """
+    layers = count(apply, params, None, x, examples=1).layers
+    return {layer.path: layer.flop // (2 * layer.weights) for layer in layers}
+
+
 def first_and_last(
     apply: Callable[..., Any], params: PyTree, x: PyTree
 ) -> tuple[str, str]:

@@ -22,8 +22,9 @@ class Costs(NamedTuple):
     AMD EPYC: `streamed`, `packed`, `dense`, `slot` and `image` of VGG-16's fc6 and fc7,
     `fast_slot`, `fast_many` and `fast_image` of AlexNet's dense layers with 1, 16 and
     64 images, `cached` and `dense_call` of fc8 and the LeNets, `conv` and `fast_conv`
-    of VGG-16's convolutions; the others were not measured alone. `python -m
-    jaxprune.sparse.calibrate` measures all but `cache` on another machine.
+    of VGG-16's convolutions, `conv_call`, `conv_packed` and `cached_move` of small
+    ones; the others were not measured alone. `python -m jaxprune.sparse.calibrate`
+    measures all but `cache` on another machine.
 
     Attributes:
       dense_call: of a dense product, whatever it works on.
@@ -35,15 +36,19 @@ class Costs(NamedTuple):
       image: more for each further image of a group, a live weight.
       turn: of the sparse product's loop, whatever it works on.
       call: of a sparse product.
-      cache: bytes of the last-level cache that one matrix may count on.
+      cache: bytes of the last-level cache that one matrix, or what a convolution reads
+        and writes of one image, may count on.
       fast_call: of a product by the kernel of the extra `fast`.
       fast_slot: a live weight there for one image, on one thread.
       fast_many: a live weight as soon as there are two images, on one thread.
       fast_image: more for each of these images, a live weight.
       fast_threads: how many times as fast all threads together are as one.
+      conv_call: of a dense convolution, whatever it works on.
+      conv_packed: a weight of it, whatever the image.
       conv: a weight of a dense convolution at one position, on all threads.
       fast_conv: a live weight of a sparse convolution at one position, likewise.
       fast_move: a value of its input or its output at one position.
+      cached_move: the same of images that fit `cache`.
     """
 
     dense_call: float = 15_000.0
@@ -61,9 +66,12 @@ class Costs(NamedTuple):
     fast_many: float = 0.9
     fast_image: float = 0.06
     fast_threads: float = 1.4
+    conv_call: float = 25_000.0
+    conv_packed: float = 0.5
     conv: float = 0.015
-    fast_conv: float = 0.035
+    fast_conv: float = 0.037
     fast_move: float = 2.0
+    cached_move: float = 0.5
 
 
 def dense_time(size: int, batch: int, costs: Costs) -> float:
@@ -131,14 +139,32 @@ def choose(
     return best
 
 
-def conv_pays(alive: Bool[np.ndarray, "rows columns in out"], costs: Costs) -> bool:
+def conv_pays(
+    alive: Bool[np.ndarray, "rows columns in out"],
+    costs: Costs,
+    *,
+    positions: int | None = None,
+    batch: int = 1,
+) -> bool:
     """Tells whether a convolution is faster by its live weights alone, by a tenth.
 
-    Both ways take time in proportion to the positions of the image, which is not known.
+    Args:
+      alive: True where alive.
+      costs: on the machine that will run it.
+      positions: of the output of one image. Where they are not known only what takes
+        time in proportion to them is compared, as for large images.
+      batch: images at a time.
     """
-    live = np.count_nonzero(alive)
-    moved = costs.fast_move * (alive.shape[2] + alive.shape[3])
-    return bool(1.1 * (costs.fast_conv * live + moved) < costs.conv * alive.size)
+    channels = alive.shape[2] + alive.shape[3]
+    small = positions is not None and 4 * channels * positions <= costs.cache
+    moved = (costs.cached_move if small else costs.fast_move) * channels
+    dense = costs.conv * alive.size
+    sparse = costs.fast_conv * np.count_nonzero(alive) + moved
+    if positions is not None:
+        once = costs.conv_call + costs.conv_packed * alive.size
+        dense = once + batch * positions * dense
+        sparse = costs.fast_call + batch * positions * sparse
+    return bool(1.1 * sparse < dense)
 
 
 def _plan(alive: np.ndarray, axis: int, loop: Loop) -> Plan:

@@ -31,6 +31,7 @@ def sparsify(
     fast: bool | None = None,
     convolutions: bool = False,
     groups: Mapping[str, int] | None = None,
+    positions: Mapping[str, int] | None = None,
 ) -> PyTree:
     """Puts matrices that run faster without their dead weights in a form for that.
 
@@ -55,24 +56,31 @@ def sparsify(
         XLA's convolution as they are, with stride 1.
       groups: how many groups a convolution has, by the path of its kernel; the default
         is one.
+      positions: how many outputs each channel of a convolution has for one image, by
+        the path of its kernel, as `jaxprune.report.positions` counts them; they matter
+        for small images, where the call of a convolution costs as much as its work.
 
     Raises:
       ValueError: if `batch` is less than 1, `where` chooses a leaf that cannot be
-        sparse, `groups` names one that is no convolution's kernel, or as `to_groups`,
-        `to_kernel` and `default_costs`.
+        sparse, `groups` names one that is no convolution's kernel, `positions` holds a
+        number below 1, or as `to_groups`, `to_kernel` and `default_costs`.
     """
-    groups = groups or {}
+    groups, positions = groups or {}, positions or {}
     _check_groups(groups, params)
+    for path, count in positions.items():
+        if count < 1:
+            raise ValueError(f"positions has {count} for {path!r}, expected 1 or more.")
     if batch < 1:
         raise ValueError(f"batch is {batch}, expected 1 or more.")
     costs = default_costs() if costs is None else costs
     numba = find_spec("numba") is not None if fast is None else fast
     convolutions = convolutions and numba
 
-    def form(alive: np.ndarray) -> str:
+    def form(alive: np.ndarray, name: str) -> str:
         if alive.ndim == 4:
-            pays = where is not None or conv_pays(alive, costs)
-            return "conv" if pays else "dense"
+            known = positions.get(name)
+            pays = conv_pays(alive, costs, positions=known, batch=batch)
+            return "conv" if where is not None or pays else "dense"
         dense = where is None
         return choose(alive, batch, costs, axis=axis, fast=fast, dense=dense)
 
@@ -86,7 +94,7 @@ def sparsify(
                 "matrices can be sparse, and with numba and convolutions=True kernels "
                 "of convolutions. Leave it out of `where`."
             )
-        best = form(np.asarray(alive)) if chosen else "dense"
+        best = form(np.asarray(alive), name) if chosen else "dense"
         if best == "dense":
             return jnp.where(alive, leaf, 0).astype(leaf.dtype)
         if best == "conv" and groups.get(name, 1) > 1:

@@ -38,6 +38,7 @@ class Sizes(NamedTuple):
       narrow: rows of a matrix with three columns, whose sparse form has many turns.
       keep: share of the weights that live.
       image: rows and columns, and channels, of a convolution's input and output.
+      large_image: the same of one that fits no cache.
     """
 
     small: int = 512
@@ -45,6 +46,7 @@ class Sizes(NamedTuple):
     narrow: int = 5000
     keep: float = 0.05
     image: tuple[int, int] = (28, 128)
+    large_image: tuple[int, int] = (448, 32)
 
 
 FULL = Sizes()
@@ -131,13 +133,15 @@ def _fast(
 
 def _conv(costs: Costs, sizes: Sizes, repeats: int, rng: np.random.Generator) -> Costs:
     """Measures convolutions of 3 x 3: dense, a quarter alive, and nearly empty."""
-    side, channels = sizes.image
-    shape = (3, 3, channels, channels)
-    x = jnp.ones((1, side, side, channels), jnp.float32)
     numbers, padding = ("NHWC", "HWIO", "NHWC"), ((1, 1), (1, 1))
-    convs = {}
-    for name, keep in (("quarter", 0.25), ("few", 0.01)):
-        alive = rng.random(shape) < keep
+    images, convs = {}, {}
+    for name, (side, channels), keep in (
+        ("quarter", sizes.image, 0.25),
+        ("few", sizes.image, 0.01),
+        ("large", sizes.large_image, 0.01),
+    ):
+        alive = rng.random((3, 3, channels, channels)) < keep
+        images[name] = jnp.ones((1, side, side, channels), jnp.float32)
         convs[name] = to_conv(np.where(alive, 1.0, 0.0), alive)
     dense = jax.jit(
         lambda x, w: lax.conv_general_dilated(
@@ -145,19 +149,35 @@ def _conv(costs: Costs, sizes: Sizes, repeats: int, rng: np.random.Generator) ->
         )
     )
     sparse = jax.jit(lambda x, conv: convolve(x, conv, padding))
-    weights = jnp.ones(shape, jnp.float32)
-    calls: dict[str, Callable[[], Any]] = {"dense": lambda: dense(x, weights)}
+    weights = jnp.ones(convs["few"].shape, jnp.float32)
+    little = jnp.ones((1, 4, 4, sizes.image[1]), jnp.float32)
+    calls: dict[str, Callable[[], Any]] = {
+        "dense": lambda: dense(images["few"], weights),
+        "little": lambda: dense(little, weights),
+        "nothing": lambda: dense(little[..., :1], weights[:, :, :1, :1]),
+    }
     for name, conv in convs.items():
-        calls[name] = lambda conv=conv: sparse(x, conv)
+        calls[name] = lambda name=name, conv=conv: sparse(images[name], conv)
     times = _in_turn(calls, repeats)
     slots = {n: c.matrix.slots for n, c in convs.items()}
-    positions = side * side
+    positions = sizes.image[0] ** 2
     one = (times["quarter"] - times["few"]) / (slots["quarter"] - slots["few"])
-    moved = times["few"] - costs.fast_call - one * slots["few"]
+    one /= positions
+
+    def move(name: str, side: int, channels: int) -> float:
+        """Gives what is not spent on weights, for a value in or out."""
+        rest = (times[name] - costs.fast_call) / side**2 - one * slots[name]
+        return rest / (2 * channels)
+
+    conv = (times["dense"] - times["little"]) / weights.size / (positions - 16)
+    packed = (times["little"] - times["nothing"]) / weights.size - 16 * conv
     return costs._replace(
-        conv=times["dense"] / weights.size / positions,
-        fast_conv=one / positions,
-        fast_move=moved / (2 * channels) / positions,
+        conv_call=times["nothing"],
+        conv_packed=packed,
+        conv=conv,
+        fast_conv=one,
+        fast_move=move("large", *sizes.large_image),
+        cached_move=move("few", *sizes.image),
     )
 
 
