@@ -4,18 +4,22 @@ import csv
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from quick import quick
 from toy import by_name, cut, cut_all, dead_number
 
+import jaxprune
 from experiments import data, files, lenet300_prune
 from experiments.config import Config, Data, as_dict
 from experiments.models import LENET300, SQUEEZENET, preprocess
-from experiments.sensitivity import command, measure, retrain, stages
+from experiments.sensitivity import command, measure, retrain, stages, ways
+from experiments.sensitivity.options import Options, completed
 from experiments.sensitivity.subject import shapes_of
 
 
@@ -138,6 +142,36 @@ def test_the_tables_of_a_scan(weights, tmp_path, capsys):
         assert (out / name).read_text() == text
     assert command.main([*args, "--resume", "--examples", "70"]) == 1
     assert "begun with --examples 60, now it is 70" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("best", quick(["solved", "global", "uniform"], "uniform"))
+def test_improving_begins_with_the_best_way(best, weights, capsys):
+    _, params = weights
+    mask = jaxprune.dense_mask(params)
+    way = ways.others(params, mask, 266_200 / 4).get(best)
+    wanted = None if way is None else ways.prune(params, mask, way)[1]
+    kernels = lambda tree: {name: layer["kernel"] for name, layer in tree.items()}
+
+    def loss(params):
+        """How many weights are not as they are wanted; or of the first layer alone."""
+        if wanted is None:
+            return 1.0 + float(np.mean(params["fc1"]["kernel"] == 0))
+        off = jax.tree.map(
+            lambda m, w: np.mean(m != (w != 0)), kernels(wanted), kernels(params)
+        )
+        return 1.0 + sum(jax.tree.leaves(off))
+
+    options = completed(Options("LeNet-300-100", rounds=1, targets=(4.0,)))
+    subject = SimpleNamespace(params=params, mask=mask)
+    scan = jaxprune.sensitivity_scan(loss, params, mask, [0.5, 0.9, 0.99])
+    found = command.chosen(options, subject, scan, loss, 4.0)
+    assert f"4x: begins with {best}" in capsys.readouterr().out
+    starts = [
+        ways.prune(params, mask, w)[0]
+        for w in command._others(subject, 66_550).values()
+    ]
+    assert found.value <= min(loss(p) for p in starts)
+    assert found.total <= 266_200 / 4 * 1.001
 
 
 @pytest.mark.parametrize(

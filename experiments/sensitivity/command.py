@@ -140,6 +140,13 @@ def chosen(
     found = min(tried, key=lambda pair: pair[0])[1] if len(tried) > 1 else tried[0][1]
     if not options.rounds:
         return found
+    starts = {"solved": found.sparsities, **_others(subject, wanted)}
+    losses = {}
+    for name, shares in starts.items():
+        params, _ = ways.prune(subject.params, subject.mask, shares)
+        losses[name] = evaluate(params)
+    best = min(losses, key=lambda name: losses[name])
+    print(f"{target:g}x: begins with {best}, {losses[best]:.5f} measured", flush=True)
 
     def report(solution: jaxprune.Solution, better: bool) -> None:
         verdict = "better" if better else "not better"
@@ -149,7 +156,7 @@ def chosen(
         evaluate,
         subject.params,
         subject.mask,
-        found.sparsities,
+        starts[best],
         total=total,
         rounds=options.rounds,
         report=report,
@@ -177,6 +184,16 @@ def _raised(scan: jaxprune.Scan, power: float) -> jaxprune.Scan:
         return jaxprune.Curve(curve.sparsities, values)
 
     return scan._replace(curves={p: raised(c) for p, c in scan.curves.items()})
+
+
+def _others(subject: Subject, wanted: float) -> dict[str, ways.Shares]:
+    """Gives what the ways that are compared with leave of each layer, as shares."""
+    found = {}
+    for name, way in ways.others(subject.params, subject.mask, wanted).items():
+        params, mask = ways.prune(subject.params, subject.mask, way)
+        rows = [row for row in jaxprune.summarize(params, mask) if row.prunable]
+        found[name] = {tables.as_glob(r.path): 1 - r.alive / r.size for r in rows}
+    return found
 
 
 def _alive(subject: Subject, solution: jaxprune.Solution) -> int:

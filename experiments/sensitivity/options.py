@@ -41,8 +41,9 @@ class Options:
     #: Exponents of what each layer adds to the metric: 1 adds it up, more spreads it
     #: evenly. The solution that measures best is taken. None: 1; SqueezeNet 1, 2, 4, 8.
     powers: tuple[float, ...] | None = None
-    #: Scans around the solution, to improve it. None: 6 for the LeNets, of two points a
-    #: layer each; 0 for SqueezeNet.
+    #: Scans around the solution, to improve it, or around one of the ways that it is
+    #: compared with, if that is better on what is chosen on. None: 6 for the LeNets, of
+    #: two points a layer each; 0 for SqueezeNet.
     rounds: int | None = None
     #: LeNets: steps of retraining at each point of the scan, on training digits.
     retrain_steps: int = 0
