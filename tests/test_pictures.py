@@ -20,8 +20,9 @@ from experiments.pictures import (
 
 
 NAMES = {
-    *("errors_lenets_mnist.png", "tradeoff_lenet300_mnist5k.png"),
-    *("mask_lenet300_mnist5k.png", "sensitivity.png", "controls_lenet300_mnist5k.png"),
+    *("errors_lenets_mnist.png", "mask_lenet300_mnist5k.png", "sensitivity.png"),
+    *(f"tradeoff_{n}_mnist5k.png" for n in ("lenet300", "lenet5")),
+    *(f"controls_{n}_mnist5k.png" for n in ("lenet300", "lenet5")),
     "weights_lenet300_mnist5k.png",
     *(f"sensitivity_{n}_scan.png" for n in ("lenet300", "lenet5", "squeezenet")),
 }

@@ -3,12 +3,12 @@
     python -m experiments.pictures
 
     errors_lenets_mnist.png          error over compression, all recipes, of the LeNets
-    tradeoff_lenet300_mnist5k.png    figure 5: five ways to prune
+    tradeoff_NETWORK_DATA.png        figure 5: five ways to prune
     mask_lenet300_mnist5k.png        figure 4: the mask of fc1 in bands, and its sum
     weights_lenet300_mnist5k.png     figure 7: weights before and after
     sensitivity.png                  figure 6: what each layer bears, three networks
     sensitivity_NETWORK_scan.png     the same, each network apart
-    controls_lenet300_mnist5k.png    a pruned net beside controls
+    controls_NETWORK_mnist5k.png     a pruned net beside controls
 
 Nothing is trained. Mask and weights are those of a run, taken over as tables by
 
@@ -45,6 +45,10 @@ SCANS = {
     "lenet300": "LeNet-300-100, 5,000 digits",
     "lenet5": "LeNet-5, MNIST",
     "squeezenet": "SqueezeNet",
+}
+DIGITS = {
+    "lenet300_mnist5k": "LeNet-300-100, 5,000 digits",
+    "lenet5_mnist5k": "LeNet-5, 5,000 digits",
 }
 LABELS = {
     "LeNet-300-100": {
@@ -90,11 +94,11 @@ def run(options: Options) -> list[Path]:
     get = lambda name: read.table(results / f"{name}.csv")
     drawn = [
         _errors(out, get),
-        _tradeoff(out, get),
+        *(_tradeoff(out, get, name, title) for name, title in DIGITS.items()),
         _mask(out, results),
         _weights(out, results),
         *_sensitivity(out, get),
-        _controls(out, get),
+        *(_controls(out, get, name, title) for name, title in DIGITS.items()),
     ]
     console = Console()
     for path in drawn:
@@ -136,10 +140,10 @@ def _errors(out: Path, get: Any) -> Path:
     return path
 
 
-def _tradeoff(out: Path, get: Any) -> Path:
-    path = out / "tradeoff_lenet300_mnist5k.png"
+def _tradeoff(out: Path, get: Any, name: str, title: str) -> Path:
+    path = out / f"tradeoff_{name}.png"
     rows = get(path.stem)
-    title = f"LeNet-300-100, 5,000 digits, {read.seeds(rows)}: mean, one sd shaded"
+    title = f"{title}, {read.seeds(rows)}: mean, one sd shaded"
     tradeoff.draw(path, rows, tuple(tradeoff.LOOKS), title)
     return path
 
@@ -171,11 +175,10 @@ def _sensitivity(out: Path, get: Any) -> list[Path]:
     return drawn
 
 
-def _controls(out: Path, get: Any) -> Path:
-    path = out / "controls_lenet300_mnist5k.png"
+def _controls(out: Path, get: Any, name: str, title: str) -> Path:
+    path = out / f"controls_{name}.png"
     rows = get(path.stem)
-    count = read.seeds(rows, "control", "target")
-    title = f"LeNet-300-100, 5,000 digits, {count}: mean, one sd"
+    title = f"{title}, {read.seeds(rows, 'control', 'target')}: mean, one sd"
     controls.draw(path, rows, title)
     return path
 
