@@ -175,6 +175,22 @@ def test_kept_operations_by_convolving_the_mask(case):
     assert row.kept == mask.sum()
 
 
+def test_positions_are_those_of_an_output():
+    image = jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32)
+    params = jax.eval_shape(LENET5.module.init, jax.random.key(0), image)["params"]
+    apply = lambda params, x: LENET5.module.apply({"params": params}, x)
+    found = {"conv1": 24 * 24, "conv2": 8 * 8, "fc1": 1, "fc2": 1}
+    want = {f"{name}/kernel": count for name, count in found.items()}
+    assert report.positions(apply, params, image) == want
+    # Strided, in two groups, padded.
+    conv = lambda w, x: lax.conv_general_dilated(
+        x, w, (2, 3), "SAME", dimension_numbers=NUMBERS, feature_group_count=2
+    )
+    assert report.positions(conv, jnp.ones((3, 3, 2, 6)), jnp.ones((1, 9, 9, 4))) == {
+        "": 5 * 3
+    }
+
+
 def test_lenet5_counts_the_same_however_it_convolves(monkeypatch):
     """On a CPU its kernels are padded and folded, and it multiplies 1.44 as much."""
     rng = np.random.default_rng(0)

@@ -346,8 +346,12 @@ def test_only_sparse_enough_convolutions_are_taken():
             positions={"conv1": positions} if positions else None,
         )
         assert isinstance(made_of["conv1"], sparse.SparseConv) == taken
-    with pytest.raises(ValueError, match="positions has 0 for 'a', expected 1 or more"):
-        sparse.sparsify(params, mask, convolutions=True, positions={"a": 0})
+    for wrong, message in (
+        ({"a": 0}, "positions has 0 for 'a', expected 1 or more"),
+        ({"c": 1}, "positions has 'c', expected a leaf: a, b"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sparse.sparsify(params, mask, convolutions=True, positions=wrong)
     for off in ({"convolutions": False}, {"convolutions": True, "fast": False}):
         made = sparse.sparsify(params, mask, costs=sparse.Costs(), **off)
         assert not isinstance(made["a"], sparse.SparseConv)

@@ -62,14 +62,13 @@ def sparsify(
 
     Raises:
       ValueError: if `batch` is less than 1, `where` chooses a leaf that cannot be
-        sparse, `groups` names one that is no convolution's kernel, `positions` holds a
-        number below 1, or as `to_groups`, `to_kernel` and `default_costs`.
+        sparse, `groups` names one that is no convolution's kernel, `positions` names no
+        leaf or holds a number below 1, or as `to_groups`, `to_kernel` and
+        `default_costs`.
     """
     groups, positions = groups or {}, positions or {}
     _check_groups(groups, params)
-    for path, count in positions.items():
-        if count < 1:
-            raise ValueError(f"positions has {count} for {path!r}, expected 1 or more.")
+    _check_positions(positions, params)
     if batch < 1:
         raise ValueError(f"batch is {batch}, expected 1 or more.")
     costs = default_costs() if costs is None else costs
@@ -124,6 +123,17 @@ def _check_groups(groups: Mapping[str, int], params: Params) -> None:
                 f"groups has {count} for {path!r}, expected a divisor of its {outputs} "
                 "outputs."
             )
+
+
+def _check_positions(positions: Mapping[str, int], params: Params) -> None:
+    names = jax.tree.leaves(leaf_names(params))
+    for path, count in positions.items():
+        if path not in names:
+            raise ValueError(
+                f"positions has {path!r}, expected a leaf: {', '.join(names)}."
+            )
+        if count < 1:
+            raise ValueError(f"positions has {count} for {path!r}, expected 1 or more.")
 
 
 def densify(params: PyTree) -> Params:
