@@ -12,8 +12,8 @@ sparsity for all, on examples that nothing was chosen on:
 
 Found with the second: 4x and 8x beat the best of the others by over three standard
 errors of paired differences, 2x beats one threshold by one only; with the third, 4x and
-5x by over two, and 6x all but one sparsity for all, which guesses. The tables are in
-experiments/results.
+5x by over two, and with --rounds 4 also 6x, where one sparsity for all guesses. The
+tables are in experiments/results.
 
 The first takes digits that need no download, and like the second trains the network
 before it scans it. In the folder, runs/sensitivity-NETWORK:
