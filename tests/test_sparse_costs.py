@@ -145,7 +145,7 @@ def test_a_convolution_of_known_size_counts_its_call_and_the_cache(least, call, 
 
 @pytest.mark.slow
 def test_a_machine_is_measured_and_the_file_read(tmp_path, monkeypatch, capsys):
-    sizes = calibrate.Sizes(64, 256, 200, 0.1, image=(8, 16), large_image=(16, 8))
+    sizes = calibrate.Sizes(64, 256, 200, 0.1, (8, 16), (8, 4), (16, 8))
     measured = calibrate.measure(sizes, repeats=3)
     assert all(np.isfinite(cost) and cost > 0 for cost in measured)
     assert measured.call > 100  # no call of XLA's takes less

@@ -38,7 +38,8 @@ class Sizes(NamedTuple):
       narrow: rows of a matrix with three columns, whose sparse form has many turns.
       keep: share of the weights that live.
       image: rows and columns, and channels, of a convolution's input and output.
-      large_image: the same of one that fits no cache.
+      small_image: the same of one that fits any cache.
+      large_image: the same of one that fits none.
     """
 
     small: int = 512
@@ -46,6 +47,7 @@ class Sizes(NamedTuple):
     narrow: int = 5000
     keep: float = 0.05
     image: tuple[int, int] = (28, 128)
+    small_image: tuple[int, int] = (24, 16)
     large_image: tuple[int, int] = (448, 32)
 
 
@@ -138,6 +140,7 @@ def _conv(costs: Costs, sizes: Sizes, repeats: int, rng: np.random.Generator) ->
     for name, (side, channels), keep in (
         ("quarter", sizes.image, 0.25),
         ("few", sizes.image, 0.01),
+        ("small", sizes.small_image, 0.1),
         ("large", sizes.large_image, 0.01),
     ):
         alive = rng.random((3, 3, channels, channels)) < keep
@@ -151,14 +154,22 @@ def _conv(costs: Costs, sizes: Sizes, repeats: int, rng: np.random.Generator) ->
     sparse = jax.jit(lambda x, conv: convolve(x, conv, padding))
     weights = jnp.ones(convs["few"].shape, jnp.float32)
     little = jnp.ones((1, 4, 4, sizes.image[1]), jnp.float32)
-    calls: dict[str, Callable[[], Any]] = {
+    grey, one_by_one = little[..., :1], weights[:, :, :1, :1]
+    run = {
+        name: lambda name=name, conv=conv: sparse(images[name], conv)
+        for name, conv in convs.items()
+    }
+    # Small ones take turns among themselves: after a large one the caches are cold.
+    small: dict[str, Callable[[], Any]] = {
+        "nothing": lambda: dense(grey, one_by_one),
+        "small": run.pop("small"),
+    }
+    large: dict[str, Callable[[], Any]] = {
         "dense": lambda: dense(images["few"], weights),
         "little": lambda: dense(little, weights),
-        "nothing": lambda: dense(little[..., :1], weights[:, :, :1, :1]),
+        **run,
     }
-    for name, conv in convs.items():
-        calls[name] = lambda name=name, conv=conv: sparse(images[name], conv)
-    times = _in_turn(calls, repeats)
+    times = _in_turn(small, 10 * repeats) | _in_turn(large, repeats)
     slots = {n: c.matrix.slots for n, c in convs.items()}
     positions = sizes.image[0] ** 2
     one = (times["quarter"] - times["few"]) / (slots["quarter"] - slots["few"])
@@ -177,7 +188,7 @@ def _conv(costs: Costs, sizes: Sizes, repeats: int, rng: np.random.Generator) ->
         conv=conv,
         fast_conv=one,
         fast_move=move("large", *sizes.large_image),
-        cached_move=move("few", *sizes.image),
+        cached_move=move("small", *sizes.small_image),
     )
 
 
