@@ -326,6 +326,7 @@ def test_any_damage_is_refused(whole, folder, edits):
     check_file(whole, folder, damaged(whole, edits))
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(edits=EDITS)
 def test_any_leaves_are_decoded_or_refused(whole, folder, edits):

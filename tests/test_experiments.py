@@ -313,6 +313,7 @@ def test_every_number_among_the_flags_must_be_finite(capsys):
         assert f"--{name} is inf, expected a finite" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_rounds_prune_at_their_steps_and_the_deviation_can_be_frozen():
     params = {"fc": {"kernel": jax.random.normal(jax.random.key(0), (40, 50))}}
     masks = {}

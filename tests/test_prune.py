@@ -281,7 +281,13 @@ CUTS = {
 }
 
 
-@pytest.mark.parametrize("inner", [optax.sgd(0.1, momentum=0.9), optax.adam(0.1)])
+@pytest.mark.parametrize(
+    "inner",
+    [
+        pytest.param(optax.sgd(0.1, momentum=0.9), marks=pytest.mark.slow),
+        optax.adam(0.1),
+    ],
+)
 @pytest.mark.parametrize("cut", quick(CUTS, "magnitude", "global"))
 def test_a_step_copies_no_matrix(cut, inner):
     layers = ["fc0", "fc1", "fc2"]

@@ -193,6 +193,7 @@ def test_works_under_strict_promotion(strict):
     check([x], [mask], [100_000])
 
 
+@pytest.mark.slow
 def test_vmap_scan_cond_and_grad():
     x = jax.random.normal(jax.random.key(1), (4, 30, 20))
     expected = np.sort(numpy_keys(x, True).reshape(4, -1), axis=1)[:, 77]

@@ -158,6 +158,7 @@ def types(tree):
     return jax.tree.map(lambda x: str(jax.typeof(x)), tree)
 
 
+@pytest.mark.slow
 @on_one
 def test_init_update_and_jitted_forms_agree(place):
     where = place(SHAPES)
@@ -181,6 +182,7 @@ def test_init_update_and_jitted_forms_agree(place):
     assert jaxprune.sparsity(after.mask) == pytest.approx(0.5, abs=0.02)  # ties live
 
 
+@pytest.mark.slow
 def test_training_is_that_of_one_device(place):
     """Two steps of a model on a mesh: same masks, one trace, exact zeros."""
     like = place({"kernel": (1, 1)})
