@@ -3,7 +3,7 @@
     python -m experiments.pictures
 
     errors_lenets_mnist.png          error over compression, all recipes, of the LeNets
-    tradeoff_NETWORK_DATA.png        figure 5: five ways to prune
+    tradeoff_NETWORK_mnist5k.png     figure 5: five ways to prune
     mask_lenet300_mnist5k.png        figure 4: the mask of fc1 in bands, and its sum
     weights_lenet300_mnist5k.png     figure 7: weights before and after
     sensitivity.png                  figure 6: what each layer bears, three networks

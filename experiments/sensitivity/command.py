@@ -152,7 +152,7 @@ def chosen(
         verdict = "better" if better else "not better"
         print(f"{target:g}x: {solution.value:.5f} measured, {verdict}", flush=True)
 
-    return jaxprune.refine(
+    improved = jaxprune.refine(
         evaluate,
         subject.params,
         subject.mask,
@@ -161,6 +161,10 @@ def chosen(
         rounds=options.rounds,
         report=report,
     )
+    # Another way may begin with too many weights, of which refining takes some first.
+    if improved.value > losses["solved"]:
+        return found._replace(value=losses["solved"])
+    return improved
 
 
 def solved(
