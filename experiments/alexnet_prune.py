@@ -65,7 +65,7 @@ PRESETS = {
         ALEXNET_CIFAR10,
         ImageConfig(
             network="AlexNet-CIFAR10",
-            data=Images(dataset="cifar10"),
+            data=Images(dataset="cifar10", eval_split="test"),
             training=Training(
                 optimizer="sgd", lr=0.05, batch=128, dense_epochs=100, strength=5e-4
             ),

@@ -122,6 +122,18 @@ class Best:
 
 
 @dataclasses.dataclass(frozen=True)
+class Mixing:
+    """How the images of CIFAR-10 are distorted, beyond being shifted and reflected."""
+
+    #: Side in pixels of a square that is hidden in each image. 0: none.
+    cutout: int = 0
+    #: Share of the images that get a square of another image, and so much of its label.
+    cutmix: float = 0.0
+    #: Share of each label that is spread over all classes.
+    smoothing: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
 class Devices:
     """Which devices compute, and what lies on which."""
 
@@ -202,7 +214,7 @@ _FREE |= {"checkpoint_minutes", "log_every", "json", "tensorboard", "dry_run"}
 _FREE |= {"mesh", "fsdp", "coordinator", "processes", "process"}
 _FREE |= {"workers", "threads", "prefetch", "max_broken"}
 # Settings of which older runs say nothing, and what they then were.
-_SINCE = {"--augment": False}
+_SINCE = {"--augment": False, "--cutout": 0, "--cutmix": 0.0, "--smoothing": 0.0}
 
 
 def as_dict(config: Settings) -> dict[str, Any]:

@@ -9,15 +9,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 import tyro
 
 from experiments import data, judge, recipes, report, rounds, runs, train
-from experiments.config import Devices, Refused, Settings
+from experiments.config import Devices, Mixing, Refused, Settings
 from experiments.data.settings import Images
 from experiments.data.sources import Source
 from experiments.dry_run import show_dry_run
 from experiments.flags import parse
 from experiments.layout import Layout, make_layout
+from experiments.losses import cross_entropy, distilled
 from experiments.models import Network, weights
 from experiments.processes import start_processes
 from experiments.step import check_step
@@ -41,6 +43,7 @@ class ImageConfig(Settings):
     """All settings for photographs; a run folder's config.json is `as_dict` of this."""
 
     data: Images = dataclasses.field(default_factory=Images)
+    mixing: Mixing = dataclasses.field(default_factory=Mixing)
     start: Start = dataclasses.field(default_factory=Start)
     devices: Devices = dataclasses.field(default_factory=Devices)
 
@@ -204,10 +207,12 @@ def plan_of(config: ImageConfig, loaded: Loaded, task: Task) -> recipes.Plan:
 
 
 def _cifar10(config: ImageConfig, network: Network, layout: Layout) -> Any:
-    train = data.load_cifar10(config.data.data_dir, "train")
-    test = data.load_cifar10(config.data.data_dir, "test")
+    images, mixing = config.data, config.mixing
+    train = data.load_cifar10(images.data_dir, images.train_split)
+    test = data.load_cifar10(images.data_dir, images.eval_split)
     network = _network(network, 10, network.input, config)
     kind = network.preprocessing
+    mix = _mix(mixing, network)
 
     def task(config: ImageConfig) -> Task:
         key = jax.random.key(config.run.seed)
@@ -218,21 +223,58 @@ def _cifar10(config: ImageConfig, network: Network, layout: Layout) -> Any:
             kind=kind,
             per_call=config.run.steps_per_call,
             augment=data.augment,
+            mix=mix,
             layout=layout,
         )
         return Task(
             feed=feed,
             judge=judge.resident(network, test, where=layout.everywhere),
-            judged_on=f"{len(test.labels):,} test images",
+            judged_on=f"{len(test.labels):,} {images.eval_split} images",
             dataset="cifar10",
             rounds=True,
+            loss=distilled(1.0, 1.0) if mix else cross_entropy,
         )
 
     return network, task, len(train.labels)
 
 
+def _mix(mixing: Mixing, network: Network) -> Any:
+    """Makes what mixes a batch of small images and its labels; `None` if nothing does.
+
+    Raises:
+      Refused: naming the flag, its value and what was expected.
+    """
+    side = network.input[0]
+    rules = (
+        ("cutout", mixing.cutout, 0 <= mixing.cutout <= side, f"0 to {side}, pixels"),
+        ("cutmix", mixing.cutmix, 0 <= mixing.cutmix <= 1, "a share in [0, 1]"),
+        ("smoothing", mixing.smoothing, 0 <= mixing.smoothing < 1, "a share in [0, 1)"),
+    )
+    for flag, value, good, expected in rules:
+        if not good:
+            raise Refused(f"--{flag} is {value}, expected {expected}.")
+    if mixing == Mixing():
+        return None
+
+    def mix(key: jax.Array, inputs: jax.Array, labels: jax.Array) -> Any:
+        targets = jax.nn.one_hot(labels, network.classes)
+        targets = optax.smooth_labels(targets, mixing.smoothing)
+        if mixing.cutout:
+            inputs = data.cutout(jax.random.fold_in(key, 0), inputs, mixing.cutout)
+        if mixing.cutmix:
+            key = jax.random.fold_in(key, 1)
+            inputs, targets = data.cutmix(key, inputs, targets, mixing.cutmix)
+        return inputs, jnp.log(targets)
+
+    return mix
+
+
 def _photographs(config: ImageConfig, network: Network, layout: Layout) -> Any:
     images = config.data
+    if config.mixing != Mixing():
+        raise Refused(
+            "--cutout, --cutmix and --smoothing are for --dataset cifar10, expected 0."
+        )
     train = data.open_source(images, images.train_split)
     judged = data.open_source(images, images.eval_split)
     if train.classes != judged.classes:

@@ -23,7 +23,8 @@ class Examples(NamedTuple):
       inputs: float32, (n, height, width, channels).
       labels: int32, (n,).
       valid: bool, (n,), False where a photograph was broken; `None` where all are good.
-      soft: a teacher's logits, float32, (n, classes), or `None`.
+      soft: logits of a teacher, or of labels that were mixed, float32, (n, classes), or
+        `None`.
     """
 
     inputs: jax.Array
@@ -94,6 +95,7 @@ class Resident:
         kind: str = "unit",
         per_call: int = 1,
         augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+        mix: Callable[..., tuple[jax.Array, jax.Array]] | None = None,
         layout: Layout | None = None,
         soft: Any = None,
     ):
@@ -106,6 +108,7 @@ class Resident:
           kind: from pixels to inputs, as `preprocess` knows it.
           per_call: the most steps to be compiled into one call.
           augment: from a key and pixels to other pixels, anew for each batch.
+          mix: from a key, inputs and labels to inputs and `soft`, anew for each batch.
           layout: the devices.
           soft: a teacher's logits for each image, (n, classes); or the function that
             gives them for a batch of inputs, for images that change; or `None`.
@@ -116,7 +119,7 @@ class Resident:
         self.steps_per_epoch = whole_batches(len(split.labels), batch)
         self.per_call = per_call
         self._batch, self._key, self._kind = batch, key, kind
-        self._augment, self._layout = augment, layout
+        self._augment, self._mix, self._layout = augment, mix, layout
         where = None if layout is None else layout.everywhere
         self._images, self._labels = put(split, where)
         self._teacher: Any = soft if callable(soft) else None
@@ -153,6 +156,9 @@ class Resident:
             inputs = preprocess(images, self._kind)
         if self._teacher is not None:
             soft = lax.stop_gradient(self._teacher(inputs))
+        if self._mix:
+            key = jax.random.fold_in(jax.random.fold_in(self._key, 4), step)
+            inputs, soft = self._mix(key, inputs, labels)
         return Examples(inputs, labels, soft=soft)
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ from experiments.data.device import OnDevice
 from experiments.data.digits import Digits, Split, load, put
 from experiments.data.images import make_batches
 from experiments.data.loader import Batch, Batches, Shard
+from experiments.data.mixing import cutmix, cutout
 from experiments.data.settings import Images, check_images, crop_side
 from experiments.data.sources import Source, open_source
 
@@ -24,6 +25,8 @@ __all__ = [
     "augment",
     "check_images",
     "crop_side",
+    "cutmix",
+    "cutout",
     "distort",
     "load",
     "load_cifar10",
