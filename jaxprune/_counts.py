@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxprune._fold import fold, is_small, join_all
+from jaxprune._fold import fold, is_small, join_all, on_cpu
 
 
 AIMS = 8  # thresholds counted in one pass
@@ -122,7 +122,7 @@ def reduce_many(columns: Sequence[Array], axes: Sequence[int], ops: str) -> tupl
 
 def at_least(keep: int, flags: Bool[Array, "..."]) -> Bool[Array, ""]:
     """Tells whether at least `keep` flags are set."""
-    if is_small(flags):
+    if is_small(flags) and on_cpu():
         return fold(jnp.add, 0, lambda f: f.astype(jnp.int32), flags) >= keep
     axis = split_axis(flags.shape, ROW)
     ones = flags.astype(jnp.int32)
@@ -134,7 +134,7 @@ def at_least(keep: int, flags: Bool[Array, "..."]) -> Bool[Array, ""]:
 
 def count_upto(key: Array, aims: Array) -> tuple[Array, ...]:
     """Counts keys up to each aim: (count,) in int32, or words (hi, lo) of 12 bits."""
-    small = is_small(key)
+    small = is_small(key) and on_cpu()
     axis = split_axis(key.shape, _SHORT_ROW if small else max(ROW, key.size >> 19))
     bits = max(1, math.prod(key.shape[axis:]).bit_length())
     # Counts of a short row share words: fewer sums, and fewer scalars (see `_fold`).

@@ -83,3 +83,21 @@ def join_all(join: Callable[[Array, Array], Array], parts: Sequence[Array]) -> A
         pairs = zip(parts[::2], parts[1::2], strict=False)
         parts = [join(a, b) for a, b in pairs] + parts[len(parts) & ~1 :]
     return parts[0]
+
+
+def flattened(arrays: Sequence[Array]) -> Array | None:
+    """Puts arrays into one that is quicker to reduce again and again on a GPU.
+
+    Which takes most of the time to start a reduction of each. A CPU shares several
+    arrays among its threads, and one of one axis not: there is none for it, nor one of
+    what an explicit mesh splits.
+    """
+    split = any(len(free_axes(jax.typeof(x))) < x.ndim for x in arrays)
+    if split or on_cpu():
+        return None
+    return jnp.concatenate([x.ravel() for x in arrays])
+
+
+def on_cpu() -> bool:
+    """Tells whether programs are made for a CPU; they are right on any device."""
+    return jax.default_backend() == "cpu"

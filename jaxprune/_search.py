@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxprune._counts import AIMS, NAN_KEY, START, count_upto, reduce_many, split_axis
-from jaxprune._fold import join_all
+from jaxprune._fold import flattened, join_all
 
 
 # Where to look, in deviations of the estimate, and two even splits, which bound the
@@ -139,6 +139,8 @@ def end_by_rows(keys: list[Array], bracket: Bracket) -> Bracket:
         held, least, greatest = reduce_many(columns, axes, "alm")
         most = jnp.maximum(most, jnp.max(held))
         ends += [least, jnp.where(held == 2, greatest, NAN_KEY)]
+    flat = flattened(ends)
+    ends = ends if flat is None else [flat]
 
     def distance(aims):
         counts = [count_upto(end, aims)[0].astype(jnp.float32) for end in ends]

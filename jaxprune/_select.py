@@ -25,7 +25,7 @@ from jaxprune._counts import at_least as at_least
 from jaxprune._counts import count_of as count_of
 from jaxprune._counts import dead_count as dead_count
 from jaxprune._counts import sort_key as sort_key
-from jaxprune._fold import free_axes
+from jaxprune._fold import flattened, free_axes
 from jaxprune._search import Bracket, between, end_by_rows, search
 
 
@@ -157,13 +157,19 @@ def _sampled_aims(
         for k, s in zip(keys, shapes, strict=True)
     ]
     samples = lax.optimization_barrier(samples)
-    weights = [k.size / max(1, s.size) for k, s in zip(keys, samples, strict=True)]
+    ratios = [k.size / max(1, s.size) for k, s in zip(keys, samples, strict=True)]
+    flat = flattened(samples)
+    pairs = zip(samples, ratios, strict=True)
+    weights = jnp.concatenate([jnp.full(s.size, ratio) for s, ratio in pairs])
 
     def distance(aims):
-        parts = zip(samples, weights, strict=True)
-        return whole.d_lo - sum(
-            count_upto(s, aims)[0].astype(jnp.float32) * w for s, w in parts
-        )
+        if flat is None:
+            parts = zip(samples, ratios, strict=True)
+            return whole.d_lo - sum(
+                count_upto(s, aims)[0].astype(jnp.float32) * ratio for s, ratio in parts
+            )
+        upto = jnp.where(flat <= aims[:, None], weights, 0)
+        return whole.d_lo - jnp.sum(upto, axis=1)
 
     total, size = whole.d_lo - whole.d_hi, sum(s.size for s in samples)
     share = whole.d_lo / total

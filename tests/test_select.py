@@ -392,3 +392,22 @@ def test_same_key_on_a_mesh(kind, spec):
         masks = [jnp.ones_like(x, dtype=bool) for x in put]
         for rank in [0, n * 9 // 10]:
             assert int(select(put, masks, count_of(rank))) == every[rank]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_way_of_a_gpu_on_several_leaves(monkeypatch, seed):
+    """Samples and ends of rows put into one array, on the CPU that is there."""
+    for module in ("_fold", "_counts"):
+        monkeypatch.setattr(f"jaxprune.{module}.on_cpu", lambda: False)
+    monkeypatch.setitem(globals(), "select", jax.jit(select.__wrapped__))
+    rng = np.random.default_rng(seed)
+    shapes = [(300, 512), (5, 5, 300, 60), (40,), (500, 1000), (0, 3)]
+    scales = np.exp(rng.normal(0, 2, len(shapes))).astype(np.float32)
+    xs = [
+        scale * rng.standard_normal(shape, dtype=np.float32)
+        for scale, shape in zip(scales, shapes, strict=True)
+    ]
+    masks = [rng.random(x.shape) < 0.7 for x in xs]
+    total = sum(x.size for x in xs)
+    check(xs, masks, [0, total - 1, *rng.integers(0, total, 9).tolist()])
+    check(xs[3:4], masks[3:4], rng.integers(0, xs[3].size, 9).tolist())
