@@ -77,7 +77,8 @@ def check(options: Any) -> None:
         raise Refused(
             f"--compressions is {ratios}, expected rising ratios above 1, such as 2 4."
         )
-    for name in ("seeds", "dense_epochs", "retrain_epochs", "retrain_lr", "l1", "l2"):
+    numbers = ("seeds", "batch", "dense_epochs", "retrain_epochs", "retrain_lr")
+    for name in (*numbers, "l1", "l2"):
         value = getattr(options, name, None)
         if value is not None and not 0 < value < math.inf:
             flag = name.replace("_", "-")

@@ -57,6 +57,8 @@ class Options:
     seeds: int = 3
     #: Compressions, counted on the weights that may be pruned.
     compressions: tuple[float, ...] = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
+    #: Examples a step.
+    batch: int | None = None
     #: Epochs of dense training.
     dense_epochs: float | None = None
     #: Epochs of retraining, at each point.
@@ -116,6 +118,7 @@ def one_seed(
     """Makes the points of a seed, those of both penalties from one dense net each."""
     own = subject.config
     epochs = options.dense_epochs or own.training.dense_epochs
+    batch = options.batch or own.training.batch
     retrain = {
         "lr": own.training.lr * (options.retrain_lr or own.pruning.retrain_lr),
         "dense_epochs": options.retrain_epochs or own.pruning.retrain_epochs,
@@ -124,7 +127,7 @@ def one_seed(
     strengths = {"l1": options.l1, "l2": options.l2 or own.training.strength}
     for penalty, strength in strengths.items():
         home = folder / f"seed{seed}-{penalty}"
-        kind = {"regularizer": penalty, "strength": strength}
+        kind = {"regularizer": penalty, "strength": strength, "batch": batch}
         config = points.settings(own, seed, dense_epochs=epochs, **kind)
         again = points.settings(own, seed, **retrain, **kind)
         dense = points.trained(config, subject, home / "dense")
