@@ -75,6 +75,8 @@ def open_folder(
                 f"{folder} holds files but no readable options.json, so this program "
                 "did not write it; choose another --out."
             ) from None
+        # A flag that there was not yet: its default is what was done before it.
+        found = {f.name: f.default for f in dataclasses.fields(options)} | found
         for name in settings:
             if found.get(name) != settings[name]:
                 raise Refused(

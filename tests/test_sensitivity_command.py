@@ -174,6 +174,30 @@ def test_improving_begins_with_the_best_way(best, weights, capsys):
     assert found.total <= 266_200 / 4 * 1.001
 
 
+def test_held_out_digits_are_judged_on_too(weights, tmp_path, capsys):
+    path, params = weights
+    out = tmp_path / "out"
+    args = [*FLAGS.split(), "--rounds", "0", "--weights", str(path), "--out", str(out)]
+    assert command.main([*args, "--judge-holdout"]) == 0
+    before = read(out / "judged.csv")[0]
+    on = "1,000 test digits and 440 held-out training digits of mnist5k"
+    assert before["judged_on"] == on
+    left = data.Split(*(x[60:] for x in data.load(Data("mnist5k", None, 500)).judge))
+    assert len(left.labels) == 440
+    with np.load(out / "judged--before.npz") as kept:
+        found = kept["losses"]
+    test = losses(params, data.load(Data("mnist5k")).judge)[0]
+    each = np.concatenate([test, losses(params, left)[0]])
+    np.testing.assert_allclose(found, each, rtol=1e-3, atol=1e-4)
+    # A folder of before there was this flag is one without it.
+    settings = json.loads((out / "options.json").read_text())
+    del settings["judge_holdout"]
+    (out / "options.json").write_text(json.dumps(settings))
+    assert command.main([*args, "--judge-holdout", "--resume"]) == 1
+    message = "begun with --judge-holdout False, now it is True"
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -181,6 +205,10 @@ def test_improving_begins_with_the_best_way(best, weights, capsys):
         ("--kept 1.5", "--kept is (1.5,), expected shares in (0, 1)"),
         ("--examples 1", "--examples is 1, expected 2 or more"),
         ("--network SqueezeNet", "--weights is None, expected a file of weights"),
+        (
+            "--network SqueezeNet --weights x.net --judge-holdout",
+            "--judge-holdout is True, expected digits, of which photographs have none",
+        ),
         (
             "--network SqueezeNet --retrain-steps 3",
             "--retrain-steps is 3, expected 0 or more, and 0 for photographs",

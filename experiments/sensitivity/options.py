@@ -29,6 +29,9 @@ class Options:
     #: Examples to choose on: of the held-out digits, or of the first half of the
     #: photographs. None: 5,000 digits, 150 photographs.
     examples: int | None = None
+    #: LeNets: judge on the held-out digits that were not chosen on as well as on the
+    #: test digits.
+    judge_holdout: bool = False
     #: Share of each layer's live weights that is left at the levels of the scan. None:
     #: 14 levels for the LeNets, 5 for SqueezeNet.
     kept: tuple[float, ...] | None = None
@@ -128,6 +131,12 @@ def _check(options: Options) -> None:
         ),
         ("rounds", options.rounds, (options.rounds or 0) >= 0, "0 or more"),
         ("seed", options.seed, 0 <= options.seed < 2**32, "0 to 4294967295"),
+        (
+            "judge-holdout",
+            options.judge_holdout,
+            not (options.judge_holdout and photographs),
+            "digits, of which photographs have none",
+        ),
         (
             "retrain-steps",
             options.retrain_steps,

@@ -101,8 +101,12 @@ def _digits(options: Options, folder: Path) -> Subject:
     params = jax.device_put(params)
     test = data.load(dataclasses.replace(of_data, holdout=0))
     count = min(options.examples or 0, len(digits.judge.labels))
-    held_out = data.Split(*(x[:count] for x in digits.judge))
-    choose = _batches(held_out, 1000)
+    choose = _batches(data.Split(*(x[:count] for x in digits.judge)), 1000)
+    judge, judge_name = test.judge, test.judge_name
+    if options.judge_holdout:
+        left = data.Split(*(x[count:] for x in digits.judge))
+        judge = data.Split(*map(np.concatenate, zip(judge, left, strict=True)))
+        judge_name += f" and {len(left.labels):,} held-out training digits"
 
     @jax.jit
     def run(params: Any, images: jax.Array) -> Any:
@@ -116,8 +120,8 @@ def _digits(options: Options, folder: Path) -> Subject:
         mask=jaxprune.dense_mask(params),
         choose=choose,
         choose_name=f"{count:,} held-out training digits of {of_data.dataset}",
-        judge=_batches(test.judge, 1000),
-        judge_name=f"{test.judge_name} of {of_data.dataset}",
+        judge=_batches(judge, 1000),
+        judge_name=f"{judge_name} of {of_data.dataset}",
         logits=lambda params: np.concatenate([run(params, x) for x in on_device]),
         train=digits.train,
     )
