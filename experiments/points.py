@@ -86,20 +86,26 @@ def check(options: Any) -> None:
 
 
 def subject(
-    name: str, dataset: Literal["mnist5k", "mnist"], data_dir: Path | None
+    name: str,
+    dataset: Literal["mnist5k", "mnist"],
+    data_dir: Path | None,
+    eval_split: str = "test",
 ) -> Subject:
-    """Loads the data of a network.
+    """Loads the data of a network; `eval_split`, of CIFAR-10, is what is judged on.
 
     Raises:
-      Refused: if it is not there.
+      Refused: if it is not there, or digits are to be judged on another split.
     """
     if name in LENETS:
+        if eval_split != "test":
+            raise Refused(f"--eval-split is {eval_split}, expected test for {name}.")
         module, network = LENETS[name]
         config = dataclasses.replace(module.CONFIG, data=Data(dataset, data_dir))
         digits = data.load(config.data)
         return Subject(config, network, lambda c, n: runs.task_of(c, n, digits), digits)
     preset = CIFAR10[name].PRESETS["cifar10"]
-    images = dataclasses.replace(preset.config.data, data_dir=data_dir)
+    given = {"data_dir": data_dir, "eval_split": eval_split}
+    images = dataclasses.replace(preset.config.data, **given)
     config = dataclasses.replace(preset.config, data=images)
     loaded = imagenet.load(config, preset.network)
     return Subject(config, loaded.network, lambda c, _: loaded.task(c))

@@ -59,6 +59,8 @@ class Options:
     compressions: tuple[float, ...] = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
     #: Examples a step.
     batch: int | None = None
+    #: Images of CIFAR-10 to judge on, such as test[:2000].
+    eval_split: str = "test"
     #: Epochs of dense training.
     dense_epochs: float | None = None
     #: Epochs of retraining, at each point.
@@ -83,7 +85,9 @@ def run(options: Options) -> list[dict[str, str]]:
     """
     points.check(options)
     dataset = options.dataset if options.network in points.LENETS else "cifar10"
-    subject = points.subject(options.network, options.dataset, options.data_dir)
+    subject = points.subject(
+        options.network, options.dataset, options.data_dir, options.eval_split
+    )
     folder = open_points(options, "tradeoff", dataset, free=("seeds",))
     table = folder / "tradeoff.csv"
     rows = points.read(table, COLUMNS)

@@ -97,6 +97,11 @@ def test_going_on_makes_only_what_is_missing(done, monkeypatch, capsys):
         ("--compressions 1 2", "expected rising ratios above 1"),
         ("--seeds 0", "--seeds is 0, expected a number above 0"),
         ("--l2 0", "--l2 is 0.0, expected a number above 0"),
+        ("--batch 0", "--batch is 0, expected a number above 0"),
+        (
+            "--eval-split test[:9]",
+            "--eval-split is test[:9], expected test for LeNet-300-100",
+        ),
         ("--network AlexNet-CIFAR10 --data-dir {}", "CIFAR-10 is not in"),
     ],
 )
@@ -106,6 +111,20 @@ def test_wrong_flags(flags, message, tmp_path, capsys):
     assert tradeoff.main([*flags.split(), "--out", str(out)]) == 1
     assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_a_slice_of_the_images_is_judged_on(monkeypatch):
+    asked = []
+
+    def load(config, network):
+        asked.append(config.data.eval_split)
+        raise Refused("enough")
+
+    monkeypatch.setattr(points.imagenet, "load", load)
+    for more in ((), ("test[:9]",)):
+        with pytest.raises(Refused, match="enough"):
+            points.subject("VGG-16-CIFAR10", "mnist5k", None, *more)
+    assert asked == ["test", "test[:9]"]
 
 
 def test_compressions_by_hand():
