@@ -14,10 +14,13 @@ import jax
 
 KNOWN = frozenset({(0, 1), (0, 2), (0, 3)})
 
-# XLA_FFI_CallFrame, whose `args` and `rets` are structs inside it.
-EXTENSION, API, CONTEXT, ARGS, RETS, FUTURE = 1, 2, 3, 9, 14, 21
+# XLA_FFI_CallFrame, whose `args`, `rets` and `attrs` are structs inside it. XLA keeps
+# all three alive until the future is set.
+EXTENSION, API, CONTEXT, ARGS, RETS, ATTRS, FUTURE = 1, 2, 3, 9, 14, 20, 21
 # XLA_FFI_Buffer.
 DATA, DIMS = 3, 5
+# XLA_FFI_Array, an attribute.
+ARRAY = 2
 # XLA_FFI_Extension_Base and XLA_FFI_Metadata_Extension.
 KIND, NEXT, METADATA = 1, 2, 3
 METADATA_KIND = 1

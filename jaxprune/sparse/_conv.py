@@ -165,8 +165,7 @@ def _quick(
     matrix = conv.matrix
     name = None
     if matrix.slots and x.size:
-        values, inputs = matrix.values.dtype.name, matrix.places.dtype.name
-        name = target(values, inputs, "conv")
+        name = target(*matrix.dtypes, "conv")
     plain = lambda x, conv, bias: _dense(x, conv, bias, padding, pool)
     if name is None:
         return plain(x, conv, bias)
@@ -230,16 +229,15 @@ def _direct(
     step = LINES * width if narrow else STEP
     window = [positions, count, step, int(narrow), width, height * width, batch, *shape]
     window += [pool if pool > 1 else 0]
-    # Distances are in bytes; words of 64 bits, which JAX has not by default.
-    table = np.concatenate([window, 4 * distance.reshape(-1)])
-    table = table.astype("<i8").view("<i4")
+    table = [*window, *(4 * distance.reshape(-1)).tolist()]  # distances in bytes
     work = positions * conv.matrix.slots
     threads = min(most_threads(), 1 + work // ALONE)
     if pool > 1:
         out, sums = (outputs, batch * math.prod(shape)), positions
     else:
         out, sums = (outputs, positions), 0
-    y = custom_call(name, out, (threads, sums), x, conv.matrix, bias, table)
+    sums = (threads, sums)
+    y = custom_call(name, out, sums, positions, x, conv.matrix, bias, table)
     if pool > 1:
         y = y.reshape(outputs, batch, *shape)
     elif batch == 1:

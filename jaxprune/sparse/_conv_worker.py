@@ -31,7 +31,7 @@ def conv_worker(values, inputs):
     """
     nb: Any = import_module("numba")
 
-    words, add, _ = lanes()
+    words, add, *_ = lanes()
     sizes = (MOST, 6, 4, 2, 1)
     seven, six, four, two, one = (
         many_images(values, inputs, 16, n, table=True) for n in sizes

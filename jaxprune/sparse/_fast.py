@@ -1,9 +1,11 @@
 """The product by a numba kernel that XLA calls, on all threads of XLA's pool."""
 
+import itertools
 import logging
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -15,6 +17,7 @@ from jaxprune.sparse import _abi as abi
 from jaxprune.sparse import _worker as job
 from jaxprune.sparse._handler import handler
 from jaxprune.sparse._kernel import SparseKernel
+from jaxprune.sparse._lanes import STACK
 
 
 Kind = Literal["one", "many", "conv"]
@@ -78,44 +81,50 @@ def fast(
         rows = jnp.pad(rows, ((0, images - batch), (0, 0))).T
     threads = min(most_threads(), 1 + images * kernel.slots // ALONE)
     sums = (threads, kernel.pieces * images)
-    return custom_call(name, (batch, outputs), sums, rows, kernel, bias)
+    return custom_call(name, (batch, outputs), sums, images, rows, kernel, bias)
 
 
 def custom_call(
     name: str,
     out: tuple[int, int],
     sums: tuple[int, int],
+    images: int,
     x: Array,
     kernel: SparseKernel,
     bias: Float[Array, " outputs"] | None,
-    *tables: np.ndarray,
+    table: Sequence[int] = (),
 ) -> Float[Array, "_ _"]:
     """Has XLA call what `target` registered.
+
+    Every array, also a constant one or one to work in, takes XLA half a microsecond of
+    each call, so what is known beforehand is told by an attribute.
 
     Args:
       name: what `target` gave.
       out: shape of the result.
       sums: threads at most, and floats that each may write.
+      images: how many are multiplied, or positions of a convolution.
       x: what is multiplied.
       kernel: by what.
       bias: what is added to each output.
-      *tables: what a convolution is told besides.
+      table: what a convolution is told besides.
     """
-    # Words of the job, and behind them, of a convolution, the output of each piece.
+    threads, room = sums
+    # The sums of all threads, in whole lines of a cache, the words of the job, which
+    # are of 64 bits, and behind them, of a convolution, the output of each piece. What
+    # one thread needs fits on its stack if it is little.
+    floats = -(-threads * room // job.LINE) * job.LINE
     words = 2 * (job.HEAD + job.BLOCK * len(kernel.blocks)) + kernel.pieces
-    call = jax.ffi.ffi_call(
-        name,
-        (
-            jax.ShapeDtypeStruct(out, jnp.float32),
-            jax.ShapeDtypeStruct(sums, jnp.float32),
-            # Words of 64 bits, which JAX has not by default.
-            jax.ShapeDtypeStruct((words,), jnp.int32),
-        ),
-    )
-    none = jnp.zeros(0, jnp.float32)
-    ends = [none if a is None else a for a in (kernel.scale, bias)]
-    told = map(jnp.asarray, (np.array(kernel.blocks, np.int32), *tables))
-    return call(x, kernel.values, kernel.places, *ends, *told)[0]
+    shapes = [jax.ShapeDtypeStruct(out, jnp.float32)]
+    if threads > 1 or 4 * (floats + words) > STACK:
+        shapes.append(jax.ShapeDtypeStruct((floats + words,), jnp.int32))
+    given = (x, kernel.values, kernel.places, kernel.scale, bias)
+    told = [room, threads, images, 0 if kernel.packed is None else kernel.behind]
+    told += [kernel.cut, kernel.scale is not None, bias is not None]
+    told += [len(kernel.blocks), *itertools.chain(*kernel.blocks), *table]
+    call = jax.ffi.ffi_call(name, shapes)
+    arrays = [a for a in given if a is not None]
+    return call(*arrays, told=np.array(told, np.int64))[0]
 
 
 def most_threads() -> int:

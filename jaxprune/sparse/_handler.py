@@ -17,7 +17,7 @@ def handler(values, inputs, kind, minor):
     """Compiles the function that XLA calls with a call frame."""
     nb: Any = import_module("numba")
 
-    words, add, call = lanes()
+    words, add, call, stack = lanes()
     conv = kind == "conv"
     value_size, input_size = job.SIZES[values], job.SIZES[inputs]
     index = nb.uint16 if inputs == "uint16" else nb.uint32
@@ -58,6 +58,12 @@ def handler(values, inputs, kind, minor):
         return nb.carray(words(frame[place]), frame[place - 2], word)
 
     @nb.njit
+    def attribute(frame):
+        """Gives the address of what the call was told, words."""
+        first = nb.carray(words(frame[abi.ATTRS]), 1, word)[0]
+        return nb.carray(words(first), abi.ARRAY + 1, word)[abi.ARRAY]
+
+    @nb.njit
     def data(buffer):
         """Gives the address of a buffer's data, 0 if it is empty."""
         fields = nb.carray(words(buffer), abi.DIMS + 1, word)
@@ -80,23 +86,29 @@ def handler(values, inputs, kind, minor):
         head[job.ORDER] = behind
 
     @nb.njit
-    def fill(frame, at):
+    def fill(frame, told, sums, at):
         """Writes the job that a call frame describes."""
         args, results = buffers(frame, abi.ARGS), buffers(frame, abi.RETS)
-        value, source, blocks = data(args[1]), data(args[2]), size(args[5], 0)
-        shapes = nb.carray(words(data(args[5])), (blocks, 2), nb.int32)
+        value, blocks = data(args[1]), told[job.TOLD_BLOCKS]
+        packed, scaled = told[job.BEHIND] != 0, told[job.SCALED]
+        source = value + told[job.BEHIND] if packed else data(args[2])
+        ends = args[2 if packed else 3 :]
+        behind = attribute(frame) + 8 * job.TOLD
+        shapes = nb.carray(words(behind), (blocks, 2), word)
         head = nb.carray(words(at), job.HEAD + job.BLOCK * blocks, word)
         head[job.NEXT] = head[job.JOINED] = head[job.FUTURE] = 0
         head[job.LEFT] = 1
         head[job.API], head[job.BLOCKS] = frame[abi.API], blocks
-        head[job.X], head[job.SCALE] = data(args[0]), data(args[3])
-        head[job.BIAS] = data(args[4])
-        head[job.OUT], head[job.SUMS] = data(results[0]), data(results[1])
+        head[job.X] = data(args[0])
+        head[job.SCALE] = data(ends[0]) if scaled else 0
+        head[job.BIAS] = data(ends[scaled]) if told[job.BIASED] else 0
+        head[job.OUT], head[job.SUMS] = data(results[0]), sums
+        head[job.IMAGES] = told[job.TOLD_IMAGES]
         head[job.BATCH], head[job.OUTPUTS] = size(results[0], 0), size(results[0], 1)
         first = chunks = 0
         for b in range(blocks):
             block = head[job.HEAD + job.BLOCK * b :]
-            longest, wide = word(shapes[b, 0]), word(shapes[b, 1])
+            longest, wide = shapes[b, 0], shapes[b, 1]
             block[job.VALUES], block[job.INPUTS] = value, source
             block[job.LONGEST], block[job.WIDE] = longest, wide
             block[job.FIRST], block[job.BEGIN] = first, chunks
@@ -106,15 +118,10 @@ def handler(values, inputs, kind, minor):
             chunks += chunks_of(longest, wide)
         head[job.CHUNKS], head[job.PIECES], head[job.ORDER] = chunks, first, source
         if conv:
-            head[job.OWNER] = data(args[6])
-            window = nb.carray(words(head[job.OWNER]), job.WINDOW, word)
-            head[job.IMAGES] = window[job.POSITIONS]
+            head[job.OWNER] = behind + 16 * blocks
             invert(at, head)
         else:
-            behind = source + first * input_size
-            end = data(args[2]) + size(args[2], 0) * input_size
-            head[job.OWNER] = behind if behind < end else 0
-            head[job.IMAGES] = size(results[1], 1) // first
+            head[job.OWNER] = source + first * input_size if told[job.CUT] else 0
         return head
 
     @nb.njit
@@ -153,10 +160,13 @@ def handler(values, inputs, kind, minor):
                         answer[abi.STATE] = 0
                 extension = fields[abi.NEXT]
             return 0
+        told = nb.carray(words(attribute(frame)), job.TOLD, word)
         results = buffers(frame, abi.RETS)
-        at = data(results[2])
-        head = fill(frame, at)
-        most = min(size(results[1], 0), head[job.CHUNKS]) - 1
+        sums = data(results[1]) if len(results) > 1 else stack()
+        lines = -(-told[job.MOST] * told[job.ROOM] // job.LINE)
+        at = sums + 4 * job.LINE * lines
+        head = fill(frame, told, sums, at)
+        most = min(told[job.MOST], head[job.CHUNKS]) - 1
         helped = helpers(frame, at, most)
         if share(at):
             finish(at)

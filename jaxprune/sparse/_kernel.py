@@ -6,12 +6,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from jaxprune.sparse._layout import FAST, PORTABLE, blocks
 
 
 _VALUES = ("float32", "float16", "int8")
+SMALL = 2**16  # values up to which one array less is felt
 
 
 @jax.tree_util.register_dataclass
@@ -21,20 +23,23 @@ class SparseKernel:
 
     A pytree of arrays like any params, so it passes `jit`, is donated, sharded and
     moved between devices. `jaxprune.sparse.to_kernel` makes it. The arrays are few:
-    each takes JAX a microsecond of every call, a small layer takes about four.
+    each takes JAX a microsecond of every call, a small layer takes about four. So a
+    small one of the kernel of the extra `fast` has but one, `packed`.
 
     Attributes:
       values: (slots,), block by block, each (longest, pieces); float32, float16 or
-        int8.
+        int8. Where packed, the bytes of these and of `places` behind them, as unsigned
+        16-bit numbers.
       places: (slots + pieces,) or (slots + 2 * pieces,): the input that each value
         multiplies, then `order` and, if an output was cut, `owner`. Unsigned 16-bit
         where they fit, else 32-bit. XLA wraps negative indices around, and unsigned
-        ones spare it the work.
+        ones spare it the work. `None` where packed.
       scale: (outputs,), what int8 values are multiples of, else `None`.
       shape: of the matrix.
       blocks: (longest, pieces) of each block.
       axis: that of the inputs, 0 or 1.
       fast: whether a CPU multiplies by the kernel of the extra `fast`.
+      packed: the dtype of the values where they and the places are one array.
     """
 
     # Arrays; but JAX also makes such trees of flags and of descriptions of arrays.
@@ -45,6 +50,7 @@ class SparseKernel:
     blocks: tuple[tuple[int, int], ...] = dataclasses.field(metadata={"static": True})
     axis: int = dataclasses.field(metadata={"static": True})
     fast: bool = dataclasses.field(default=False, metadata={"static": True})
+    packed: str | None = dataclasses.field(default=None, metadata={"static": True})
 
     @property
     def ndim(self) -> int:
@@ -71,6 +77,18 @@ class SparseKernel:
         return sum(pieces for _, pieces in self.blocks)
 
     @property
+    def dtypes(self) -> tuple[str, str]:
+        """Those of values and places."""
+        if self.packed is not None:
+            return self.packed, "uint16"
+        return self.values.dtype.name, self.places.dtype.name
+
+    @property
+    def cut(self) -> bool:
+        """Whether an output has several pieces."""
+        return self.pieces > self.shape[1 - self.axis]
+
+    @property
     def order(self) -> Any:
         """The place of each piece among those of all blocks, sorted by output."""
         return self.places[self.slots : self.slots + self.pieces]
@@ -78,8 +96,24 @@ class SparseKernel:
     @property
     def owner(self) -> Any:
         """The output of each piece, sorted; `None` if no output was cut."""
-        begin = self.slots + self.pieces
-        return self.places[begin:] if self.places.size > begin else None
+        return self.places[self.slots + self.pieces :] if self.cut else None
+
+    @property
+    def behind(self) -> int:
+        """Bytes of the values in front of packed places."""
+        size = np.dtype(self.packed).itemsize
+        return self.slots * size + self.slots * size % 2
+
+    def unpacked(self) -> "SparseKernel":
+        """The same with values and places apart."""
+        if self.packed is None:
+            return self
+        bits, places = jnp.split(self.values, [self.behind // 2])
+        size = np.dtype(self.packed).itemsize
+        pairs = bits.reshape(-1, 2) if size == 4 else bits
+        values = lax.bitcast_convert_type(pairs, self.packed).reshape(-1)
+        values = values[: self.slots]  # int8 are of an even number
+        return dataclasses.replace(self, values=values, places=places, packed=None)
 
     @property
     def T(self) -> "SparseKernel":
@@ -143,22 +177,34 @@ def to_kernel(
     inputs = [b.position % wide for b in made if b.live.size]
     order = np.argsort(owner, kind="stable")
     owners = [owner[order]] if owner.size > weights.shape[0] else []
-    joined = lambda arrays, dtype: jnp.asarray(
-        np.concatenate(arrays, axis=None, dtype=dtype, casting="unsafe")
+    joined = lambda arrays, dtype: np.concatenate(
+        arrays, axis=None, dtype=dtype, casting="unsafe"
     )
+    numbers = joined([*stored, np.zeros(0)], values)
+    places = joined([*inputs, order, *owners], index)
+    packed = fast and numbers.size <= SMALL and index == np.uint16
     return SparseKernel(
-        joined([*stored, np.zeros(0)], values),
-        joined([*inputs, order, *owners], index),
+        jnp.asarray(_packed(numbers, places) if packed else numbers),
+        None if packed else jnp.asarray(places),
         None if scale is None else jnp.asarray(scale),
         shape,
         tuple((b.live.shape[0], b.live.shape[1]) for b in made),
         axis,
         fast,
+        values if packed else None,
     )
+
+
+def _packed(values: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Joins the bytes of both, those of the values to an even number."""
+    even = bytes(values.nbytes % 2)
+    joined = values.tobytes() + even + places.tobytes()
+    return np.frombuffer(joined, np.uint16)
 
 
 def to_dense(kernel: SparseKernel) -> Float[Array, "rows columns"]:
     """Writes the matrix out, as the product sees it."""
+    kernel = kernel.unpacked()
     wide, outputs = kernel.shape[kernel.axis], kernel.shape[1 - kernel.axis]
     sorted_owner = jnp.arange(outputs) if kernel.owner is None else kernel.owner
     owner = jnp.zeros_like(sorted_owner).at[kernel.order].set(sorted_owner)

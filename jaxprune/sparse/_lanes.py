@@ -14,6 +14,7 @@ _LINE = 16  # weights, whose values fill a line of a cache
 # cache holds, took 3.7 ms without, 3.2 with 1,536 and 2.4 with 5,000 to 16,000 (an AMD
 # EPYC, one thread).
 AHEAD = 2**13
+STACK = 2**13  # bytes
 
 
 class Lanes(NamedTuple):
@@ -24,11 +25,13 @@ class Lanes(NamedTuple):
       add: (address, number): adds to a word, at once for all threads; gives the word
         as it was.
       call: (function, argument): calls a function of C of one pointer.
+      stack: (): the address of `STACK` bytes that the calling function has to itself.
     """
 
     words: Any
     add: Any
     call: Any
+    stack: Any
 
 
 def _modules() -> tuple[Any, Any, Any]:
@@ -71,7 +74,17 @@ def lanes():
 
         return types.int64(types.int64, types.int64), code
 
-    return Lanes(words, add, call)
+    @intrinsic
+    def stack(typing):
+        def code(context, builder, signature, args):
+            with builder.goto_entry_block():
+                room = builder.alloca(ir.ArrayType(word, STACK // 8))
+            room.align = 64
+            return builder.ptrtoint(room, word)
+
+        return types.int64(), code
+
+    return Lanes(words, add, call, stack)
 
 
 @no_type_check

@@ -34,7 +34,7 @@ class Loop(NamedTuple):
 
 
 PORTABLE = Loop(2000.0, 45.0, 0.35, 1)  # so small matrices get few blocks
-FAST = Loop(300.0, 4.0, 0.27, 16)
+FAST = Loop(100.0, 4.0, 0.27, 16)
 
 
 class Block(NamedTuple):

@@ -16,6 +16,7 @@ def portable(
     rows: Float[Array, "batch inputs"], kernel: SparseKernel
 ) -> Float[Array, "batch outputs"]:
     """Multiplies every row."""
+    kernel = kernel.unpacked()
     batch, wide = rows.shape
     outputs = kernel.shape[1 - kernel.axis]
     groups, images = images_at_a_time(batch)

@@ -76,8 +76,7 @@ def _jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
 
 @jax.custom_batching.custom_vmap
 def _mapped(rows: Array, kernel: SparseKernel, bias: Array | None) -> Array:
-    values, inputs = kernel.values.dtype.name, kernel.places.dtype.name
-    name = target(values, inputs, "many" if rows.shape[0] > 1 else "one")
+    name = target(*kernel.dtypes, "many" if rows.shape[0] > 1 else "one")
     if name is None:
         return _plain(rows, kernel, bias)
     quick = lambda x, k, b: fast(x, k, b, name)

@@ -20,11 +20,18 @@ HEAD = 32
 # Words of a block.
 VALUES, INPUTS, LONGEST, WIDE, FIRST, BEGIN = range(6)
 BLOCK = 6
+# Words of what a call is told: the floats that each thread may write, the threads at
+# most, images, the bytes in front of the inputs where these are packed with the values,
+# whether outputs are cut, whether there is a scale, and a bias, blocks. (longest,
+# pieces) of each block follow, and of a convolution the words below and its table.
+ROOM, MOST, TOLD_IMAGES, BEHIND, CUT, SCALED, BIASED, TOLD_BLOCKS = range(8)
+TOLD = 8
 # Words in front of a convolution's table. Of POSITIONS of an output channel COUNT are
 # computed, STEP at a time, and where NARROW is not 0 of each row the first 8 alone;
 # maxima are taken where POOL is not 0.
 POSITIONS, COUNT, STEP, NARROW, ROW, PLANE, PICTURES, ROWS, COLUMNS, POOL = range(10)
 WINDOW = 10
+LINE = 16  # floats of a line of a cache
 SIZES = {"float32": 4, "float16": 2, "int8": 1, "uint16": 2, "uint32": 4}  # bytes
 CHUNK, FEWEST = 2**14, 16  # weights of a chunk, about, and turns at least
 
@@ -48,7 +55,7 @@ def worker(values, inputs, many):
     """Compiles the functions for two dtypes, and for one image or many."""
     nb: Any = import_module("numba")
 
-    words, add, _ = lanes()
+    words, add, *_ = lanes()
     value_size, input_size = SIZES[values], SIZES[inputs]
     word, single = nb.int64, nb.float32
     natural = {"uint16": nb.uint16, "uint32": nb.uint32}[inputs]
@@ -99,19 +106,18 @@ def worker(values, inputs, many):
         owner = nb.carray(words(head[OWNER]), pieces, natural)
         scale = nb.carray(words(head[SCALE]), outputs, single)
         bias = nb.carray(words(head[BIAS]), outputs, single)
+        for part in range(1, joined):
+            for k in range(size):
+                sums[k] += sums[part * size + k]
         for image in range(batch):
             out = nb.carray(words(head[OUT] + 4 * image * outputs), outputs, single)
             if head[OWNER] != 0:
                 out[:] = 0
-            for k in range(pieces):
-                at = order[k] * images + image
-                total = sums[at]
-                for part in range(1, joined):
-                    total += sums[part * size + at]
-                if head[OWNER] != 0:
-                    out[owner[k]] += total
-                else:
-                    out[k] = total
+                for k in range(pieces):
+                    out[owner[k]] += sums[order[k] * images + image]
+            else:
+                for k in range(pieces):
+                    out[k] = sums[order[k] * images + image]
             if head[SCALE] != 0:
                 for k in range(outputs):
                     out[k] *= scale[k]
