@@ -11,7 +11,8 @@ sparsity for all, on examples that nothing was chosen on:
         --weights compressed_SqueezeNet.net --data-dir DIR
 
 Found with the second: 4x and 8x beat the best of the others by over three standard
-errors of paired differences, 2x beats one threshold by one only; with the third, 4x and
+errors of paired differences, 2x beats one threshold by one only, and by three over
+eight networks (experiments/results/README.md); with the third, 4x and
 5x by over two, and with --rounds 4 also 6x, where one sparsity for all guesses. The
 tables are in experiments/results.
 
