@@ -76,7 +76,8 @@ def open_folder(
                 "did not write it; choose another --out."
             ) from None
         # A flag that there was not yet: its default is what was done before it.
-        found = {f.name: f.default for f in dataclasses.fields(options)} | found
+        defaults = {f.name: f.default for f in dataclasses.fields(options)}
+        found = json.loads(json.dumps(defaults, default=str)) | found
         for name in settings:
             if found.get(name) != settings[name]:
                 raise Refused(

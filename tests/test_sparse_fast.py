@@ -70,6 +70,22 @@ def test_product_is_scipys(case):
         close(run(x, made(case)), want.reshape(*lead, w.shape[1]))
 
 
+@pytest.mark.parametrize("values", ["float32", "float16", "int8"])
+def test_a_small_kernel_is_one_array_of_the_same_weights(values):
+    w, mask = np.float32([[1, -2, 3]]).T, np.ones((3, 1), bool)  # an odd number
+    kernel = sparse.to_kernel(w, mask, fast=True, values=values)
+    scale = [] if values != "int8" else [kernel.scale]
+    assert len(jax.tree.leaves(kernel)) == 1 + len(scale)
+    apart = kernel.unpacked()
+    assert apart.values.dtype == values
+    numbers = np.float32(apart.values) * (kernel.scale if scale else 1)
+    np.testing.assert_allclose(numbers, [1, -2, 3], atol=0.02)
+    np.testing.assert_array_equal(apart.places, [0, 1, 2, 0])
+    close(run(jnp.float32([1, 10, 100]), kernel), [281], 1e-2)
+    large = sparse.to_kernel(*CASES["for threads"], fast=True, values=values)
+    assert len(jax.tree.leaves(large)) == 2 + len(scale)
+
+
 def test_blocks_end_with_whole_vectors_and_hold_less_padding():
     lengths = np.sort(RNG.integers(40, 90, 500))[::-1]
     found = plan(lengths, loop=FAST)

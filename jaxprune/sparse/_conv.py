@@ -227,7 +227,7 @@ def _direct(
     narrow = width - columns + 1 == NARROW < width and lines >= LINES
     count = lines * width if narrow else max(needed, _VECTOR)
     step = LINES * width if narrow else STEP
-    window = [positions, count, step, int(narrow), width, height * width, batch, *shape]
+    window = [count, step, int(narrow), width, height * width, batch, *shape]
     window += [pool if pool > 1 else 0]
     table = [*window, *(4 * distance.reshape(-1)).tolist()]  # distances in bytes
     work = positions * conv.matrix.slots

@@ -133,7 +133,7 @@ def conv_worker(values, inputs):
         pool, stride = window[job.POOL], window[job.ROW]
         rows, columns = window[job.ROWS], window[job.COLUMNS]
         factor, shift = ends(head, output)
-        sums = nb.carray(words(source), window[job.POSITIONS], single)
+        sums = nb.carray(words(source), head[job.IMAGES], single)
         to = head[job.OUT] + 4 * window[job.PICTURES] * rows * columns * output
         for b in range(window[job.PICTURES]):
             for i in range(rows):

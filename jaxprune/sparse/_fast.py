@@ -17,7 +17,7 @@ from jaxprune.sparse import _abi as abi
 from jaxprune.sparse import _worker as job
 from jaxprune.sparse._handler import handler
 from jaxprune.sparse._kernel import SparseKernel
-from jaxprune.sparse._lanes import STACK
+from jaxprune.sparse._lanes import LINE, STACK
 
 
 Kind = Literal["one", "many", "conv"]
@@ -113,7 +113,7 @@ def custom_call(
     # The sums of all threads, in whole lines of a cache, the words of the job, which
     # are of 64 bits, and behind them, of a convolution, the output of each piece. What
     # one thread needs fits on its stack if it is little.
-    floats = -(-threads * room // job.LINE) * job.LINE
+    floats = -(-threads * room // LINE) * LINE
     words = 2 * (job.HEAD + job.BLOCK * len(kernel.blocks)) + kernel.pieces
     shapes = [jax.ShapeDtypeStruct(out, jnp.float32)]
     if threads > 1 or 4 * (floats + words) > STACK:

@@ -6,7 +6,7 @@ from typing import Any, no_type_check
 from jaxprune.sparse import _abi as abi
 from jaxprune.sparse import _worker as job
 from jaxprune.sparse._conv_worker import conv_worker
-from jaxprune.sparse._lanes import lanes
+from jaxprune.sparse._lanes import LINE, lanes
 
 
 _KEPT: list[object] = []  # compiled functions, whose addresses others hold
@@ -163,8 +163,8 @@ def handler(values, inputs, kind, minor):
         told = nb.carray(words(attribute(frame)), job.TOLD, word)
         results = buffers(frame, abi.RETS)
         sums = data(results[1]) if len(results) > 1 else stack()
-        lines = -(-told[job.MOST] * told[job.ROOM] // job.LINE)
-        at = sums + 4 * job.LINE * lines
+        lines = -(-told[job.MOST] * told[job.ROOM] // LINE)
+        at = sums + 4 * LINE * lines
         head = fill(frame, told, sums, at)
         most = min(told[job.MOST], head[job.CHUNKS]) - 1
         helped = helpers(frame, at, most)

@@ -8,13 +8,13 @@ from importlib import import_module
 from typing import Any, NamedTuple, no_type_check
 
 
-_LINE = 16  # weights, whose values fill a line of a cache
+LINE = 16  # floats of a line of a cache
 # Weights between the one that is multiplied and the one that is fetched. A processor
 # fetches ahead by itself, but not into the next page: AlexNet's dense layers, which no
 # cache holds, took 3.7 ms without, 3.2 with 1,536 and 2.4 with 5,000 to 16,000 (an AMD
 # EPYC, one thread).
 AHEAD = 2**13
-STACK = 2**13  # bytes
+STACK = 2**13  # bytes that a call may have there instead of in a buffer of XLA's
 
 
 class Lanes(NamedTuple):
@@ -112,7 +112,7 @@ def one_image(values, inputs, n, turns):
             width = {"float32": 4, "float16": 2, "int8": 1}[values]
             sums = _load(ir, builder, total, ir.FloatType(), n)
             for _ in range(turns):
-                if n >= _LINE:
+                if n >= LINE:
                     _prefetch(ir, builder, value, AHEAD * width)
                     _prefetch(ir, builder, source, AHEAD * kind.width // 8)
                 weights = _weights(ir, builder, value, values, n)

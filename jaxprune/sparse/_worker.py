@@ -26,12 +26,11 @@ BLOCK = 6
 # pieces) of each block follow, and of a convolution the words below and its table.
 ROOM, MOST, TOLD_IMAGES, BEHIND, CUT, SCALED, BIASED, TOLD_BLOCKS = range(8)
 TOLD = 8
-# Words in front of a convolution's table. Of POSITIONS of an output channel COUNT are
-# computed, STEP at a time, and where NARROW is not 0 of each row the first 8 alone;
-# maxima are taken where POOL is not 0.
-POSITIONS, COUNT, STEP, NARROW, ROW, PLANE, PICTURES, ROWS, COLUMNS, POOL = range(10)
-WINDOW = 10
-LINE = 16  # floats of a line of a cache
+# Words in front of a convolution's table. Of IMAGES positions of an output channel
+# COUNT are computed, STEP at a time, and where NARROW is not 0 of each row the first 8
+# alone; maxima are taken where POOL is not 0.
+COUNT, STEP, NARROW, ROW, PLANE, PICTURES, ROWS, COLUMNS, POOL = range(9)
+WINDOW = 9
 SIZES = {"float32": 4, "float16": 2, "int8": 1, "uint16": 2, "uint32": 4}  # bytes
 CHUNK, FEWEST = 2**14, 16  # weights of a chunk, about, and turns at least
 
