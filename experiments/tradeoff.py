@@ -31,7 +31,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from experiments import points
+from experiments import flags, points
 from experiments.folders import command, open_points
 from experiments.pictures import tradeoff as picture
 
@@ -41,6 +41,9 @@ COLUMNS = (
     *("network", "dataset", "judged_on", "seed", "line", "target"),
     *("compression_weights", "compression_params", "dense_error", "error"),
 )
+#: The flags that change the settings of the network's own experiment.
+DENSE = ("batch", "dense_epochs", "lr", "warmup", "dropout")
+RETRAINING = ("retrain_epochs", "retrain_lr")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +66,15 @@ class Options:
     eval_split: str = "test"
     #: Epochs of dense training.
     dense_epochs: float | None = None
+    #: Highest learning rate of dense training.
+    lr: float | None = None
+    #: Epochs in which it rises to that.
+    warmup: float | None = None
+    #: Dropout rate of the dense network; the pruned one's follows from it.
+    dropout: float | None = None
     #: Epochs of retraining, at each point.
     retrain_epochs: float | None = None
-    #: Learning rate of retraining, as a share of that of dense training.
+    #: Learning rate of retraining, as a share of --lr.
     retrain_lr: float | None = None
     #: Factor of the L1 penalty.
     l1: float = 1e-5
@@ -88,6 +97,12 @@ def run(options: Options) -> list[dict[str, str]]:
     subject = points.subject(
         options.network, options.dataset, options.data_dir, options.eval_split
     )
+    own = subject.config
+    training = dataclasses.replace(own.training, **_given(options, *DENSE))
+    pruning = dataclasses.replace(own.pruning, **_given(options, *RETRAINING))
+    own = dataclasses.replace(own, training=training, pruning=pruning)
+    flags.check(own)
+    subject = subject._replace(config=own)
     folder = open_points(options, "tradeoff", dataset, free=("seeds",))
     table = folder / "tradeoff.csv"
     rows = points.read(table, COLUMNS)
@@ -121,18 +136,16 @@ def one_seed(
 ) -> None:
     """Makes the points of a seed, those of both penalties from one dense net each."""
     own = subject.config
-    epochs = options.dense_epochs or own.training.dense_epochs
-    batch = options.batch or own.training.batch
     retrain = {
-        "lr": own.training.lr * (options.retrain_lr or own.pruning.retrain_lr),
-        "dense_epochs": options.retrain_epochs or own.pruning.retrain_epochs,
+        "lr": own.training.lr * own.pruning.retrain_lr,
+        "dense_epochs": own.pruning.retrain_epochs,
         "warmup": 0.0,
     }
     strengths = {"l1": options.l1, "l2": options.l2 or own.training.strength}
     for penalty, strength in strengths.items():
         home = folder / f"seed{seed}-{penalty}"
-        kind = {"regularizer": penalty, "strength": strength, "batch": batch}
-        config = points.settings(own, seed, dense_epochs=epochs, **kind)
+        kind = {"regularizer": penalty, "strength": strength}
+        config = points.settings(own, seed, **kind)
         again = points.settings(own, seed, **retrain, **kind)
         dense = points.trained(config, subject, home / "dense")
         task = subject.task(config, subject.network)
@@ -163,6 +176,12 @@ def one_seed(
                     params = points.trained(again, subject, where, cut)
                 point("l2 iterative", target, params, cut.mask)
                 chain = params
+
+
+def _given(options: Options, *names: str) -> dict[str, Any]:
+    """The flags of these names that were given."""
+    values = {name: getattr(options, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def main(args: Sequence[str] | None = None) -> int:
