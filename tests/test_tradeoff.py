@@ -98,6 +98,9 @@ def test_going_on_makes_only_what_is_missing(done, monkeypatch, capsys):
         ("--seeds 0", "--seeds is 0, expected a number above 0"),
         ("--l2 0", "--l2 is 0.0, expected a number above 0"),
         ("--batch 0", "--batch is 0, expected a number above 0"),
+        ("--lr 0", "--lr is 0.0, expected more than 0"),
+        ("--warmup -1", "--warmup is -1.0, expected 0 or more"),
+        ("--dropout 1", "--dropout is 1.0, expected a probability in [0, 1)"),
         (
             "--eval-split test[:9]",
             "--eval-split is test[:9], expected test for LeNet-300-100",
@@ -111,6 +114,24 @@ def test_wrong_flags(flags, message, tmp_path, capsys):
     assert tradeoff.main([*flags.split(), "--out", str(out)]) == 1
     assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_flags_change_the_settings_of_the_network(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(
+        tradeoff, "one_seed", lambda _, subject, *__: seen.append(subject)
+    )
+    monkeypatch.setattr(tradeoff.picture, "draw", lambda *_: None)
+    given = "--batch 32 --dense-epochs 2 --lr 0.5 --warmup 0 --dropout 0".split()
+    more = "--retrain-epochs 3 --retrain-lr 0.25 --seeds 1".split()
+    for name, flags in (("own", more[-2:]), ("given", given + more)):
+        assert tradeoff.main([*flags, "--out", str(tmp_path / name)]) == 0
+    own, changed = (subject.config for subject in seen)
+    assert own.training == points.LENETS["LeNet-300-100"][0].CONFIG.training
+    training, pruning = changed.training, changed.pruning
+    assert (training.batch, training.dense_epochs, training.lr) == (32, 2, 0.5)
+    assert (training.warmup, training.dropout) == (0, 0)
+    assert (pruning.retrain_epochs, pruning.retrain_lr) == (3, 0.25)
 
 
 def test_a_slice_of_the_images_is_judged_on(monkeypatch):
