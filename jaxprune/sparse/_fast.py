@@ -118,13 +118,12 @@ def custom_call(
     shapes = [jax.ShapeDtypeStruct(out, jnp.float32)]
     if threads > 1 or 4 * (floats + words) > STACK:
         shapes.append(jax.ShapeDtypeStruct((floats + words,), jnp.int32))
-    given = (x, kernel.values, kernel.places, kernel.scale, bias)
+    given = [x, *kernel.arrays] + ([] if bias is None else [bias])
     told = [room, threads, images, 0 if kernel.packed is None else kernel.behind]
     told += [kernel.cut, kernel.scale is not None, bias is not None]
     told += [len(kernel.blocks), *itertools.chain(*kernel.blocks), *table]
     call = jax.ffi.ffi_call(name, shapes)
-    arrays = [a for a in given if a is not None]
-    return call(*arrays, told=np.array(told, np.int64))[0]
+    return call(*given, told=np.array(told, np.int64))[0]
 
 
 def most_threads() -> int:

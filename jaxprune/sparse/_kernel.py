@@ -23,18 +23,12 @@ class SparseKernel:
 
     A pytree of arrays like any params, so it passes `jit`, is donated, sharded and
     moved between devices. `jaxprune.sparse.to_kernel` makes it. The arrays are few:
-    each takes JAX a microsecond of every call, a small layer takes about four. So a
-    small one of the kernel of the extra `fast` has but one, `packed`.
+    each takes JAX a microsecond of every call, also one that is `None` a third of it,
+    where a small layer takes about four. So a small one of the kernel of the extra
+    `fast` has but one, `packed`.
 
     Attributes:
-      values: (slots,), block by block, each (longest, pieces); float32, float16 or
-        int8. Where packed, the bytes of these and of `places` behind them, as unsigned
-        16-bit numbers.
-      places: (slots + pieces,) or (slots + 2 * pieces,): the input that each value
-        multiplies, then `order` and, if an output was cut, `owner`. Unsigned 16-bit
-        where they fit, else 32-bit. XLA wraps negative indices around, and unsigned
-        ones spare it the work. `None` where packed.
-      scale: (outputs,), what int8 values are multiples of, else `None`.
+      arrays: `values`, `places` unless packed, and `scale` if there is one.
       shape: of the matrix.
       blocks: (longest, pieces) of each block.
       axis: that of the inputs, 0 or 1.
@@ -42,15 +36,38 @@ class SparseKernel:
       packed: the dtype of the values where they and the places are one array.
     """
 
-    # Arrays; but JAX also makes such trees of flags and of descriptions of arrays.
-    values: Any
-    places: Any
-    scale: Any
+    # But JAX also makes such trees of flags and of descriptions of arrays.
+    arrays: tuple[Any, ...]
     shape: tuple[int, int] = dataclasses.field(metadata={"static": True})
     blocks: tuple[tuple[int, int], ...] = dataclasses.field(metadata={"static": True})
     axis: int = dataclasses.field(metadata={"static": True})
     fast: bool = dataclasses.field(default=False, metadata={"static": True})
     packed: str | None = dataclasses.field(default=None, metadata={"static": True})
+
+    @property
+    def values(self) -> Any:
+        """(slots,), block by block, each (longest, pieces): float32, float16 or int8.
+
+        Where packed, the bytes of these and of `places` behind them, as unsigned 16-bit
+        numbers.
+        """
+        return self.arrays[0]
+
+    @property
+    def places(self) -> Any:
+        """(slots + pieces,) or (slots + 2 * pieces,): inputs, `order` and `owner`.
+
+        The input that each value multiplies comes first; `owner` is there if an output
+        was cut. Unsigned 16-bit where they fit, else 32-bit: XLA wraps negative indices
+        around, and unsigned ones spare it the work. `None` where packed.
+        """
+        return self.arrays[1] if self.packed is None else None
+
+    @property
+    def scale(self) -> Any:
+        """(outputs,), what int8 values are multiples of, else `None`."""
+        others = 2 if self.packed is None else 1
+        return self.arrays[others] if len(self.arrays) > others else None
 
     @property
     def ndim(self) -> int:
@@ -113,7 +130,8 @@ class SparseKernel:
         pairs = bits.reshape(-1, 2) if size == 4 else bits
         values = lax.bitcast_convert_type(pairs, self.packed).reshape(-1)
         values = values[: self.slots]  # int8 are of an even number
-        return dataclasses.replace(self, values=values, places=places, packed=None)
+        arrays = (values, places, *self.arrays[1:])
+        return dataclasses.replace(self, arrays=arrays, packed=None)
 
     @property
     def T(self) -> "SparseKernel":
@@ -183,10 +201,10 @@ def to_kernel(
     numbers = joined([*stored, np.zeros(0)], values)
     places = joined([*inputs, order, *owners], index)
     packed = fast and numbers.size <= SMALL and index == np.uint16
+    arrays = [_packed(numbers, places)] if packed else [numbers, places]
+    arrays += [] if scale is None else [scale]
     return SparseKernel(
-        jnp.asarray(_packed(numbers, places) if packed else numbers),
-        None if packed else jnp.asarray(places),
-        None if scale is None else jnp.asarray(scale),
+        tuple(map(jnp.asarray, arrays)),
         shape,
         tuple((b.live.shape[0], b.live.shape[1]) for b in made),
         axis,
