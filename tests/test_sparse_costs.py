@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxprune import sparse
-from jaxprune.sparse import _choose, _costs, _sparsify, calibrate
+from jaxprune.sparse import _costs, calibrate
 
 
 RNG = np.random.default_rng(0)
@@ -108,34 +108,6 @@ def test_the_way_is_the_cheapest():
     few = alive(20, 20, 0.1)
     assert sparse.choose(few, 1, base._replace(cached=1e9), fast=True) == "dense"
     assert not sparse.pays(some, 1, base._replace(slot=50.0))
-
-
-def test_small_matrices_are_sparse_only_where_everything_is(monkeypatch):
-    monkeypatch.setattr(_sparsify, "find_spec", lambda name: name)  # numba is there
-    monkeypatch.setattr(_choose, "find_spec", lambda name: name)
-    keep = {"a": (784, 300, 0.08), "b": (300, 100, 0.09), "c": (100, 10, 0.26)}
-    masks = {name: alive(*shape) for name, shape in keep.items()}
-    masks["conv"] = np.ones((5, 5, 20, 50), bool)
-
-    def found(names, cores, **given):
-        monkeypatch.setattr(_sparsify, "cores", lambda: cores)
-        mask = {name: masks[name] for name in names}
-        params = {name: np.ones(m.shape, np.float32) for name, m in mask.items()}
-        if "conv" in names:
-            mask["conv"] = None
-        given = {"costs": sparse.Costs()} | given
-        made = sparse.sparsify(params, mask, **given)
-        return [name for name in names if isinstance(made[name], sparse.SparseKernel)]
-
-    assert found("abc", 2) == found("abc", 1) == ["a", "b", "c"]
-    assert found("b", 2) == found("c", 2) == []
-    assert found("b", 1) == ["b"]
-    # 235,200 weights are not small, nor is a small matrix with many images.
-    assert found("a", 2) == ["a"]
-    assert found(["b"], 2, batch=16) == found(["b"], 1, batch=16)
-    assert found(["a", "b", "conv"], 2) == ["a"]
-    assert found(["a", "b", "conv"], 1) == ["a", "b"]
-    assert found("b", 2, where=lambda *_: True) == found("b", 2, fast=True) == ["b"]
 
 
 def test_times_are_sums_worked_by_hand():

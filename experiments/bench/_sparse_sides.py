@@ -63,7 +63,7 @@ FORMS: dict[str, Callable[[Any, Net, int], Any]] = {
     ),
 }
 CHOICES = {CHOSEN, CONVOLUTIONS}
-"""The forms that depend on the batch and on what else runs, and leave layers dense."""
+"""The forms that depend on the batch, and may leave a layer dense."""
 
 
 class Forms:
@@ -73,19 +73,15 @@ class Forms:
         """Puts the dense params on the device."""
         self._net, self._dense = net, jax.device_put(net.params)
         self.small = sum(p.size for p in jax.tree.leaves(net.params)) <= SMALL
-        self._made: dict[str, Any] = {}
+        self._made: dict[tuple[str, int], Any] = {}
 
     def of(self, side: str, case: Case, batch: int) -> Any:
-        """Gives the params of a case, for which alone a choice is made."""
-        of_case = lambda tree: {name: tree[name] for name in case.names}
-        if side in CHOICES:
-            net = self._net._replace(mask=of_case(self._net.mask))
-            made = FORMS[side](of_case(self._dense), net, batch)
-            return jax.block_until_ready(made)
-        if side not in self._made:
-            made = FORMS[side](self._dense, self._net, 1)
-            self._made[side] = jax.block_until_ready(made)
-        return of_case(self._made[side])
+        """Gives the params of a case."""
+        key = (side, batch if side in CHOICES else 1)
+        if key not in self._made:
+            made = FORMS[side](self._dense, self._net, batch)
+            self._made[key] = jax.block_until_ready(made)
+        return {name: self._made[key][name] for name in case.names}
 
 
 def jax_side(side: str, forms: Forms, case: Case) -> Maker:
@@ -122,15 +118,13 @@ def _all(params: Any, net: Net, **how: Any) -> Any:
 
 def _groups(net: Net) -> dict[str, int]:
     convs = [op for op in net.cases[-1].ops if isinstance(op, Conv)]
-    grouped = [op for op in convs if op.groups > 1 and op.name in net.mask]
-    return {f"{op.name}/kernel": op.groups for op in grouped}
+    return {f"{op.name}/kernel": op.groups for op in convs if op.groups > 1}
 
 
 def _positions(net: Net) -> dict[str, int]:
     whole = net.cases[-1]
     image = jax.ShapeDtypeStruct((1, *whole.shape), jnp.float32)
-    found = positions(whole.apply, net.params, image)
-    return {path: n for path, n in found.items() if path.partition("/")[0] in net.mask}
+    return positions(whole.apply, net.params, image)
 
 
 def _kernels(_: str, leaf: Any) -> bool:

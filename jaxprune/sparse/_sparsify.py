@@ -15,7 +15,6 @@ from jaxprune._types import Mask, Params
 from jaxprune.sparse._choose import Costs, choose, conv_pays
 from jaxprune.sparse._conv import SparseConv, conv_to_dense, to_conv
 from jaxprune.sparse._costs import default_costs
-from jaxprune.sparse._fast import ALONE, cores
 from jaxprune.sparse._groups import SparseGroups, groups_to_dense, to_groups
 from jaxprune.sparse._kernel import SparseKernel, to_dense, to_kernel
 
@@ -38,11 +37,6 @@ def sparsify(
 
     What would run slower so, and leaves that the mask does not cover, stay arrays,
     their dead weights zero. Run the result by `lift`.
-
-    A small product takes the time of its call, dense or sparse, so that alone it gains
-    nothing. But XLA hands a program with dense products to a thread, and runs one
-    without at once. So small matrices are sparse where all that is multiplied is, and
-    stay dense elsewhere, except on one core, where a thread always costs.
 
     Args:
       params: the weights, on the host or a device.
@@ -81,7 +75,15 @@ def sparsify(
     numba = find_spec("numba") is not None if fast is None else fast
     convolutions = convolutions and numba
 
-    def form(leaf: Any, alive: Any, name: str) -> str:
+    def form(alive: np.ndarray, name: str) -> str:
+        if alive.ndim == 4:
+            known = positions.get(name)
+            pays = conv_pays(alive, costs, positions=known, batch=batch)
+            return "conv" if where is not None or pays else "dense"
+        dense = where is None
+        return choose(alive, batch, costs, axis=axis, fast=fast, dense=dense)
+
+    def at_leaf(leaf: Any, alive: Any, name: str) -> Any:
         fits = leaf.ndim == 2 or (leaf.ndim == 4 and convolutions)
         fits = fits and leaf.dtype == jnp.float32
         chosen = fits if where is None else where(name, leaf)
@@ -91,22 +93,7 @@ def sparsify(
                 "matrices can be sparse, and with numba and convolutions=True kernels "
                 "of convolutions. Leave it out of `where`."
             )
-        if not chosen:
-            return "dense"
-        alive = np.asarray(alive)
-        if alive.ndim == 4:
-            known = positions.get(name)
-            pays = conv_pays(alive, costs, positions=known, batch=batch)
-            return "conv" if where is not None or pays else "dense"
-        dense = where is None
-        return choose(alive, batch, costs, axis=axis, fast=fast, dense=dense)
-
-    names = leaf_names(params)
-    forms = map_masked(form, params, mask, names, elsewhere=lambda _: "dense")
-    if where is None and fast is None:
-        forms = _joined(forms, params, batch)
-
-    def at_leaf(leaf: Any, alive: Any, name: str, best: str) -> Any:
+        best = form(np.asarray(alive), name) if chosen else "dense"
         if best == "dense":
             return jnp.where(alive, leaf, 0).astype(leaf.dtype)
         if best == "conv" and groups.get(name, 1) > 1:
@@ -116,18 +103,7 @@ def sparsify(
         by_numba = best == "fast" if fast is None else fast
         return to_kernel(leaf, alive, axis=axis, values=values, fast=by_numba)
 
-    return map_masked(at_leaf, params, mask, names, forms)
-
-
-def _joined(forms: PyTree, params: Params, batch: int) -> PyTree:
-    """Has small matrices stay dense where a product is dense or there is no other."""
-    pairs = zip(jax.tree.leaves(forms), jax.tree.leaves(params), strict=True)
-    multiplied = [form for form, leaf in pairs if jnp.ndim(leaf) > 1]
-    alone = len(multiplied) < 2 or not {"fast", "conv"}.issuperset(multiplied)
-    if cores() == 1 or not alone:
-        return forms
-    small = lambda form, leaf: form == "fast" and batch * jnp.size(leaf) <= ALONE
-    return jax.tree.map(lambda f, leaf: "dense" if small(f, leaf) else f, forms, params)
+    return map_masked(at_leaf, params, mask, leaf_names(params))
 
 
 def _check_groups(groups: Mapping[str, int], params: Params) -> None:
