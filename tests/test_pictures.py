@@ -22,6 +22,7 @@ from experiments.pictures import (
 NAMES = {
     *("errors_lenets_mnist.png", "mask_lenet300_mnist5k.png", "sensitivity.png"),
     *(f"tradeoff_{n}_mnist5k.png" for n in ("lenet300", "lenet5")),
+    *(f"tradeoff_{n}_cifar10.png" for n in ("alexnet", "vgg16")),
     *(f"controls_{n}_mnist5k.png" for n in ("lenet300", "lenet5")),
     "weights_lenet300_mnist5k.png",
     *(f"sensitivity_{n}_scan.png" for n in ("lenet300", "lenet5", "squeezenet")),

@@ -3,7 +3,7 @@
     python -m experiments.pictures
 
     errors_lenets_mnist.png          error over compression, all recipes, of the LeNets
-    tradeoff_NETWORK_mnist5k.png     figure 5: five ways to prune
+    tradeoff_NETWORK_DATASET.png     figure 5: five ways to prune, four networks
     mask_lenet300_mnist5k.png        figure 4: the mask of fc1 in bands, and its sum
     weights_lenet300_mnist5k.png     figure 7: weights before and after
     sensitivity.png                  figure 6: what each layer bears, three networks
@@ -50,6 +50,10 @@ DIGITS = {
     "lenet300_mnist5k": "LeNet-300-100, 5,000 digits",
     "lenet5_mnist5k": "LeNet-5, 5,000 digits",
 }
+TRADEOFFS = DIGITS | {
+    "alexnet_cifar10": "AlexNet of CIFAR-10's size, 0.4 epochs",
+    "vgg16_cifar10": "VGG-16 of CIFAR-10's size, 0.3 epochs",
+}
 LABELS = {
     "LeNet-300-100": {
         "Han et al. at 12x": (-8.0, 8.0, "left"),
@@ -94,7 +98,7 @@ def run(options: Options) -> list[Path]:
     get = lambda name: read.table(results / f"{name}.csv")
     drawn = [
         _errors(out, get),
-        *(_tradeoff(out, get, name, title) for name, title in DIGITS.items()),
+        *(_tradeoff(out, get, name, title) for name, title in TRADEOFFS.items()),
         _mask(out, results),
         _weights(out, results),
         *_sensitivity(out, get),

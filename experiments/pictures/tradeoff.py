@@ -46,17 +46,17 @@ def draw(path: Path, rows: read.Rows, lines: Sequence[str], title: str) -> Figur
     targets = sorted({float(row["target"]) for row in rows})
     style.multiples(axes, targets)
     axes.set_yscale("symlog", linthresh=1, linscale=0.7)
-    axes.set_yticks([-1, -0.5, 0, 0.5, 1, 2, 5, 10, 20, 50])
+    axes.set_yticks([-10, -5, -2, -1, -0.5, 0, 0.5, 1, 2, 5, 10, 20, 50])
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
     axes.minorticks_off()
-    worst = max(float(row["error"]) - float(row["dense_error"]) for row in rows)
-    axes.set_ylim(-0.7, max(1.5, 1.3 * worst))
+    above = [float(row["error"]) - float(row["dense_error"]) for row in rows]
+    axes.set_ylim(min(-0.7, 1.3 * min(above)), max(1.5, 1.3 * max(above)))
     axes.set(
         xlabel="compression of the weights",
         ylabel="error above the dense net's, points",
     )
     style.plain(axes)
-    axes.legend(frameon=False, fontsize=10, loc="upper left")
+    axes.legend(frameon=False, fontsize=10, loc="best")
     axes.set_title(title, fontsize=10)
     style.save(figure, path)
     return figure
