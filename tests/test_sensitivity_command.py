@@ -174,6 +174,7 @@ def test_improving_begins_with_the_best_way(best, weights, capsys):
     assert found.total <= 266_200 / 4 * 1.001
 
 
+@pytest.mark.slow
 def test_held_out_digits_are_judged_on_too(weights, tmp_path, capsys):
     path, params = weights
     out = tmp_path / "out"
