@@ -23,9 +23,9 @@ class SparseKernel:
 
     A pytree of arrays like any params, so it passes `jit`, is donated, sharded and
     moved between devices. `jaxprune.sparse.to_kernel` makes it. The arrays are few:
-    each takes JAX a microsecond of every call, also one that is `None` a third of it,
-    where a small layer takes about four. So a small one of the kernel of the extra
-    `fast` has but one, `packed`.
+    each takes JAX a microsecond of every call, one that is `None` a fifth of that, and
+    a small layer takes about four. So a small one of the kernel of the extra `fast`
+    has but one, `packed`.
 
     Attributes:
       arrays: `values`, `places` unless packed, and `scale` if there is one.
@@ -36,7 +36,7 @@ class SparseKernel:
       packed: the dtype of the values where they and the places are one array.
     """
 
-    # But JAX also makes such trees of flags and of descriptions of arrays.
+    # Arrays; but JAX also makes such trees of flags and of descriptions of arrays.
     arrays: tuple[Any, ...]
     shape: tuple[int, int] = dataclasses.field(metadata={"static": True})
     blocks: tuple[tuple[int, int], ...] = dataclasses.field(metadata={"static": True})
