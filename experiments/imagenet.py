@@ -271,6 +271,8 @@ def _mix(mixing: Mixing, network: Network) -> Any:
 
 def _photographs(config: ImageConfig, network: Network, layout: Layout) -> Any:
     images = config.data
+    side = network.input[0] if images.crop is None else images.crop
+    images = dataclasses.replace(images, crop=side)
     if config.mixing != Mixing():
         raise Refused(
             "--cutout, --cutmix and --smoothing are for --dataset cifar10, expected 0."
@@ -283,7 +285,6 @@ def _photographs(config: ImageConfig, network: Network, layout: Layout) -> Any:
             f"--eval-split {images.eval_split} {len(judged.classes)}, expected the "
             "same."
         )
-    side = data.crop_side(images)
     network = _network(network, len(train.classes), (side, side, 3), config)
     batch, shard = config.training.batch, shard_of(layout, config.training.batch)
 

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import itertools
 import json
+import math
 import os
 import signal
 import subprocess
@@ -234,6 +235,29 @@ def tfds() -> str:
 
 SPLITS = ["--train-split", "validation[:800]", "--eval-split", "validation[800:816]"]
 SMALL = [*SPLITS, *"--batch 8 --crop 67 --resize 72 --log-every 1".split()]
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("program", "convention", "parameters"),
+    [  # as published: Caffe's bvlc_reference and VGG_ILSVRC_16_layers, torchvision's
+        (alexnet_prune, "caffe", 60_965_224),
+        (alexnet_prune, "torchvision", 61_100_840),
+        (vgg16_prune, "caffe", 138_357_544),
+        (vgg16_prune, "torchvision", 138_357_544),
+    ],
+)
+def test_by_default_published_weights_fit(program, convention, parameters):
+    preset = program.PRESETS[convention]
+    images = {"data_dir": Path(tfds()), "convention": convention}
+    images |= {"train_split": "validation", "eval_split": "validation"}
+    layout = imagenet.make_layout("data=1")
+    config = replaced(preset.config, data=images)
+    network, _, _ = imagenet._photographs(config, preset.network, layout)
+    params = jax.eval_shape(
+        network.module.init, jax.random.key(0), jnp.zeros((1, *network.input))
+    )["params"]
+    assert sum(math.prod(p.shape) for p in jax.tree.leaves(params)) == parameters
 
 
 @pytest.mark.slow

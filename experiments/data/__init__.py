@@ -8,7 +8,7 @@ from experiments.data.digits import Digits, Split, load, put
 from experiments.data.images import make_batches
 from experiments.data.loader import Batch, Batches, Shard
 from experiments.data.mixing import cutmix, cutout
-from experiments.data.settings import Images, check_images, crop_side
+from experiments.data.settings import Images, check_images
 from experiments.data.sources import Source, open_source
 
 
@@ -24,7 +24,6 @@ __all__ = [
     "Split",
     "augment",
     "check_images",
-    "crop_side",
     "cutmix",
     "cutout",
     "distort",

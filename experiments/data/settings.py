@@ -21,12 +21,13 @@ class Images:
     train_split: str = "train"
     #: Split to judge on, or a slice of it.
     eval_split: str = "validation"
-    #: caffe: the photograph squashed to a square, the crop of side 227. torchvision:
-    #: random boxes to train on, the middle of the photograph to judge on, side 224.
+    #: caffe: the photograph squashed to a square, of which a crop is taken.
+    #: torchvision: random boxes to train on, the middle of the photograph to judge on.
     convention: Convention = "caffe"
     #: Side of the square (caffe), length of the shorter side to judge on (torchvision).
     resize: int = 256
-    #: Side of what the network sees. None: that of the convention.
+    #: Side of what the network sees. None: what the network was made for, 227 for
+    #: Caffe's AlexNet, 224 for the others.
     crop: int | None = None
     #: Processes that decode, in each process that trains; 0: threads of that process,
     #: which is enough for a few cores.
