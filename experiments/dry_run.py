@@ -16,11 +16,11 @@ from experiments.models import Network
 from experiments.program import make_program
 from experiments.recipes import Plan
 from experiments.rounds import layers
-from experiments.tasks import Task
+from experiments.tasks import Feed, Task
 
 
 STEPS = 5  # timed, after one that is not
-SKIPPED, BATCHES = 4, 8  # batches not timed, and timed
+SKIPPED, BATCHES = 4, 8  # batches not timed, and timed, at the least
 
 
 def show_dry_run(
@@ -57,17 +57,7 @@ def show_dry_run(
     console.print(layers(network, counts, "before pruning"))
     console.print(jaxprune.describe(state.params, mask), soft_wrap=True)
 
-    # The first batches come after a start, and those after it lie ready.
-    marks, batch = [], None
-    try:
-        for step in range(SKIPPED + BATCHES):
-            batch = feed.arrays(step)
-            jax.block_until_ready(batch)
-            marks.append(time.perf_counter())
-    except StopIteration as error:
-        raise Refused("the data ended while it was timed.") from error
-    batch_seconds = (marks[-1] - marks[SKIPPED - 1]) / BATCHES
-
+    batch, batch_seconds = time_batches(feed)
     step = program.one.lower(state, batch).compile()
     memory = step.memory_analysis()
     times = []
@@ -116,6 +106,27 @@ def show_dry_run(
         "batch_seconds": batch_seconds,
         "seconds": seconds,
     }
+
+
+def time_batches(feed: Feed) -> tuple[Any, float]:
+    """Gives the last of a few batches, and the seconds that one takes.
+
+    Batches come in waves, of as many as are made at once. Those of the first wave come
+    after a start, and all but one of them lie ready; so whole waves after it are timed.
+
+    Raises:
+      Refused: if the data ends.
+    """
+    skipped, timed = max(SKIPPED, 2 * feed.at_once), max(BATCHES, 4 * feed.at_once)
+    began, batch = 0.0, None
+    try:
+        for step in range(skipped + timed):
+            batch = jax.block_until_ready(feed.arrays(step))
+            if step == skipped - 1:
+                began = time.perf_counter()
+    except StopIteration as error:
+        raise Refused("the data ended while it was timed.") from error
+    return batch, (time.perf_counter() - began) / timed
 
 
 def _duration(seconds: float) -> str:

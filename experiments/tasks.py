@@ -46,6 +46,11 @@ class Feed(Protocol):
         """The most steps for which `arrays` of the first will do."""
         ...
 
+    @property
+    def at_once(self) -> int:
+        """Counts the batches that are made side by side."""
+        ...
+
     def arrays(self, step: int) -> Any:
         """Gives what `batch` needs at `step`, and until the epoch ends; on the host."""
         ...
@@ -85,6 +90,8 @@ class Task(NamedTuple):
 
 class Resident:
     """Images that lie on the device as bytes; a batch is a gather there."""
+
+    at_once = 1
 
     def __init__(
         self,
@@ -174,6 +181,7 @@ class Streamed:
         """Takes the iterator; `kind` is one that `preprocess` knows."""
         self._batches, self._kind = batches, kind
         self.steps_per_epoch = batches.steps_per_epoch
+        self.at_once = batches.at_once
 
     def arrays(self, step: int) -> Any:
         """Gives the batch of `step`, which is on the device, or on its way there."""

@@ -23,7 +23,14 @@ from safetensors.numpy import load_file
 from small_task import CONFIG, NETWORK
 
 import jaxprune
-from experiments import alexnet_prune, imagenet, processes, recipes, vgg16_prune
+from experiments import (
+    alexnet_prune,
+    dry_run,
+    imagenet,
+    processes,
+    recipes,
+    vgg16_prune,
+)
 from experiments.config import Devices, Refused
 from experiments.flags import qualities
 from experiments.models import ALEXNET, VGG16_CAFFE
@@ -272,6 +279,23 @@ def test_a_dry_run_tells_and_writes_nothing(tmp_path, monkeypatch, capsys):
     # 100 steps an epoch; 90 epochs dense, five rounds of two turns of 10.
     assert "19,000" in text
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 16, 96])
+def test_a_batch_is_timed_beyond_the_first_wave(at_once, monkeypatch):
+    """Batches come in waves, every 3 s; a first one took 60 s more to start."""
+    clock = [0.0]
+
+    class Waves:
+        def __init__(self):
+            self.at_once = at_once
+
+        def arrays(self, step):
+            clock[0] += 60 * (step == 0) + 3 * (step % at_once == 0)
+            return step
+
+    monkeypatch.setattr(dry_run.time, "perf_counter", lambda: clock[0])
+    assert dry_run.time_batches(Waves())[1] == pytest.approx(3 / at_once)
 
 
 PHASES = {

@@ -44,6 +44,11 @@ class OnDevice:
         return self._batches.steps_per_epoch
 
     @property
+    def at_once(self) -> int:
+        """Counts the batches that this process makes side by side."""
+        return self._batches.at_once
+
+    @property
     def broken(self) -> dict[str, str]:
         """Why images of this process were left out, by name."""
         return self._batches.broken

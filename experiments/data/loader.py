@@ -138,6 +138,11 @@ class Batches:
         """Counts the batches of an epoch, of which an evaluation has one."""
         return self._plan.steps()
 
+    @property
+    def at_once(self) -> int:
+        """Counts the batches that are made side by side."""
+        return self._threads * max(1, self._workers)
+
     def __iter__(self) -> "Batches":
         return self
 
