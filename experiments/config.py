@@ -41,7 +41,7 @@ class Training:
     lr: float = 1e-3
     #: Epochs in which the learning rate rises to it from 0, at the very start.
     warmup: float = 1.0
-    #: Digits per step.
+    #: Images per step.
     batch: int = 64
     #: Epochs before pruning (not recipe gradual).
     dense_epochs: float = 20.0
@@ -147,7 +147,8 @@ class Devices:
     #: Type of the computation; weights and moments are float32.
     dtype: Literal["float32", "bfloat16"] = "float32"
     #: Address of process 0, as in 10.0.0.1:8476, in a run of several processes that the
-    #: environment says nothing of. TPU pods and Slurm do: leave the three out.
+    #: environment says nothing of. srun and pods of TPUs do: leave the three out. auto:
+    #: ask JAX, on a pod whose environment is not seen to be one.
     coordinator: str | None = None
     #: How many processes there are. The same command runs in each.
     processes: int | None = None
@@ -159,9 +160,9 @@ class Devices:
 class Run:
     """Where the run goes and how it is run."""
 
-    #: Run folder. None: runs/NETWORK-RECIPE-DATASET.
+    #: Run folder, one for all processes of a run. None: runs/NETWORK-RECIPE-DATASET.
     out: Path | None = None
-    #: Seed of the first weights, the order of the digits, their distortions and the
+    #: Seed of the first weights, the order of the images, their distortions and the
     #: dropout.
     seed: int = 0
     #: Runs, with seeds counted from --seed, in folders seed0, seed1, ... of the run
@@ -213,6 +214,8 @@ _FREE |= {"checkpoint_minutes", "log_every", "json", "tensorboard", "dry_run"}
 # they are the same to the bit.
 _FREE |= {"mesh", "fsdp", "coordinator", "processes", "process"}
 _FREE |= {"workers", "threads", "prefetch", "max_broken"}
+# What checkpoints hold of the data, which no flag tells: a folder may have grown.
+DATA = "the data"
 # Settings of which older runs say nothing, and what they then were.
 _SINCE = {"--augment": False, "--cutout": 0, "--cutmix": 0.0, "--smoothing": 0.0}
 
@@ -245,7 +248,8 @@ def difference(found: dict[str, Any], wanted: dict[str, Any]) -> str | None:
     """Says in words how two results of `decisive` differ; `None` if they do not."""
     # The network first: its name has no dashes.
     for name in sorted({*found, *wanted}, key=lambda n: (n.startswith("--"), n)):
-        was, now = found.get(name, _SINCE.get(name)), wanted.get(name)
+        now = wanted.get(name)
+        was = found.get(name, now if name == DATA else _SINCE.get(name))
         if was != now:
             return f"{name} was {was} and is now {now}"
     return None

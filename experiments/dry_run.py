@@ -1,7 +1,9 @@
 """What a run would be, without running it: data, memory, steps, time."""
 
+import shutil
 import statistics
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -38,7 +40,8 @@ def show_dry_run(
 
     Returns:
       What was measured: `device_bytes`, the most that the step needs on a device,
-      `step_seconds`, `batch_seconds` for the data, `seconds` for the whole run.
+      `disk_bytes`, the most that the run folder needs, `step_seconds`, `batch_seconds`
+      for the data, `seconds` for the whole run.
 
     Raises:
       Refused: if the data cannot be read.
@@ -75,6 +78,9 @@ def show_dry_run(
         + memory.temp_size_in_bytes
     )
     seconds = plan.steps * max(step_seconds, batch_seconds)
+    # Weights dense, after each round and at the end; two checkpoints and the next.
+    files = (2 + len(plan.ends)) * _bytes(state.params)
+    disk_bytes = files + 3 * _bytes(state)
 
     table = Table(title="The run", title_justify="left", show_header=False)
     table.add_column("")
@@ -82,6 +88,9 @@ def show_dry_run(
     kind = jax.devices()[0].device_kind
     table.add_row("devices", f"{dict(layout.mesh.shape)} of {kind}")
     table.add_row("memory for a step, each device", f"{device_bytes / 2**30:.2f} GiB")
+    free = f"{_free(config.run.out or Path()) / 2**30:.1f} GiB free"
+    table.add_row("on disk, at most", f"{disk_bytes / 2**30:.1f} GiB, {free}")
+    table.add_row("images trained on", task.trained_on)
     table.add_row("images judged on", task.judged_on)
     table.add_row("steps in an epoch", f"{feed.steps_per_epoch:,}")
     ends = list(plan.ends.items())
@@ -97,11 +106,13 @@ def show_dry_run(
     console.print(table)
     if batch_seconds > step_seconds:
         console.print(
-            "The data is slower than the device: more cores, or --workers, would help.",
+            "The data is slower than the device: more cores would help, or, of many, "
+            "--workers, one for each 8.",
             soft_wrap=True,
         )
     return {
         "device_bytes": device_bytes,
+        "disk_bytes": disk_bytes,
         "step_seconds": step_seconds,
         "batch_seconds": batch_seconds,
         "seconds": seconds,
@@ -127,6 +138,17 @@ def time_batches(feed: Feed) -> tuple[Any, float]:
     except StopIteration as error:
         raise Refused("the data ended while it was timed.") from error
     return batch, (time.perf_counter() - began) / timed
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def _free(folder: Path) -> int:
+    """Gives the bytes that are free where a folder is, or will be."""
+    folder = folder.absolute()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(there).free
 
 
 def _duration(seconds: float) -> str:

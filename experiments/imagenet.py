@@ -231,6 +231,7 @@ def _cifar10(config: ImageConfig, network: Network, layout: Layout) -> Any:
             judge=judge.resident(network, test, where=layout.everywhere),
             judged_on=f"{len(test.labels):,} {images.eval_split} images",
             dataset="cifar10",
+            trained_on=f"{len(train.labels):,} {images.train_split} images",
             rounds=True,
             loss=distilled(1.0, 1.0) if mix else cross_entropy,
         )
@@ -295,9 +296,10 @@ def _photographs(config: ImageConfig, network: Network, layout: Layout) -> Any:
     def task(config: ImageConfig) -> Task:
         return Task(
             feed=Streamed(batches(train, config.run.seed), network.preprocessing),
-            judge=judge.streamed(network, lambda: batches(judged, None)),
+            judge=judge.streamed(network, lambda: batches(judged, None), len(judged)),
             judged_on=f"{len(judged):,} images of {images.eval_split}",
             dataset=images.dataset,
+            trained_on=f"{len(train):,} images of {images.train_split}",
             rounds=True,
         )
 

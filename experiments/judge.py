@@ -58,8 +58,13 @@ def resident(
     return judge
 
 
-def streamed(network: Network, batches: Callable[[], Iterable[Batch]]) -> Judge:
-    """Judges on photographs, each once; `batches` begins anew whenever it is called."""
+def streamed(
+    network: Network, batches: Callable[[], Iterable[Batch]], size: int
+) -> Judge:
+    """Judges on `size` photographs, each once, and counts the `broken` ones, if any.
+
+    `batches` begins anew whenever it is called.
+    """
     accuracy = make_accuracy(network)
 
     def judge(params: Any) -> dict[str, float]:
@@ -69,6 +74,8 @@ def streamed(network: Network, batches: Callable[[], Iterable[Batch]]) -> Judge:
         errors = {"error": 100 - 100 * found.top1 / found.images}
         if network.classes > FEW_CLASSES:
             errors["top5_error"] = 100 - 100 * found.top5 / found.images
+        if found.images < size:
+            errors["broken"] = size - found.images
         return errors
 
     return judge

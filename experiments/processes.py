@@ -17,14 +17,21 @@ def start_processes(devices: Devices) -> None:
       Refused: if only some of the flags are given, or the others are not to be had.
     """
     given = (devices.coordinator, devices.processes, devices.process)
-    if all(value is None for value in given):
-        if _several_hosts():
+    if given == (None, None, None) and not _several_hosts():
+        return
+    if given in ((None, None, None), ("auto", None, None)):
+        try:
             jax.distributed.initialize()
+        except (RuntimeError, ValueError) as error:
+            raise Refused(
+                "the processes did not come together as the environment says; give "
+                f"--coordinator, --processes and --process: {error}"
+            ) from error
         return
     if any(value is None for value in given):
         raise Refused(
             "--coordinator, --processes and --process belong together: give all three, "
-            "or none where the environment tells them."
+            "or none, or --coordinator auto, where the environment tells them."
         )
     assert devices.processes is not None
     assert devices.process is not None
@@ -44,10 +51,12 @@ def start_processes(devices: Devices) -> None:
 
 def _several_hosts() -> bool:
     """Tells whether the environment is one that `jax.distributed` knows to read."""
-    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
-    tasks = [os.environ.get(name) for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")]
-    slices = "MEGASCALE_COORDINATOR_ADDRESS" in os.environ
-    return len(hosts) > 1 or slices or any(int(n or 1) > 1 for n in tasks)
+    env = os.environ
+    hosts = env.get("TPU_WORKER_HOSTNAMES", "").split(",")
+    # Slurm tells an allocation's tasks to what runs alone in it, without srun, too.
+    tasks = env.get("SLURM_NTASKS", "1") if "SLURM_STEP_NODELIST" in env else "1"
+    tasks = int(tasks), int(env.get("OMPI_COMM_WORLD_SIZE", "1"))
+    return len(hosts) > 1 or "MEGASCALE_COORDINATOR_ADDRESS" in env or max(tasks) > 1
 
 
 def to_host(tree: Any) -> Any:

@@ -41,6 +41,10 @@ def finish(
     elif plan.dense_is_trained and fitted.dense_params is not None:
         dense = task.judge(fitted.dense_params)
 
+    judged_on = task.judged_on
+    if "broken" in errors:
+        judged_on += f", {errors['broken']} broken ones left out"
+
     rows = jaxprune.summarize(fitted.params, fitted.mask)
     layers = [
         {
@@ -62,7 +66,7 @@ def finish(
         "recipe": config.pruning.recipe,
         "dataset": task.dataset,
         "seed": config.run.seed,
-        "judged_on": task.judged_on,
+        "judged_on": judged_on,
         "dense_error": dense.get("error"),
         "error": errors["error"],
         "dense_top5_error": dense.get("top5_error"),
@@ -86,7 +90,7 @@ def finish(
         "mask": "a weight of these leaves is dead where it is 0",
         "pruned_leaves": " ".join(row["layer"] for row in layers),
         "error_percent": str(errors["error"]),
-        "judged_on": task.judged_on,
+        "judged_on": judged_on,
         "settings": json.dumps(as_dict(config)),
     }
     name = "dense" if config.pruning.recipe == "dense" else "pruned"

@@ -70,6 +70,8 @@ def make_round_done(
         _add_row(folder / "rounds.csv", row)
         console.print(layers(network, counts, name))
         top5 = "" if row["top5_error"] is None else f", top-5 {row['top5_error']:.2f}%"
+        if "broken" in errors:
+            top5 += f", {errors['broken']} broken images left out"
         console.print(
             f"{name}: error {row['error']:.2f}%{top5}; "
             f"{row['compression_weights']:.1f}x fewer weights, "

@@ -213,7 +213,7 @@ def sound(state: State, last: int | None) -> State:
         kept = "no checkpoint was written"
     raise Diverged(
         f"{where} (counted from 0). The run stops; {kept}. Start anew, with "
-        "--overwrite or another --out, at a lower --lr, or look at the digits and at "
+        "--overwrite or another --out, at a lower --lr, or look at the images and at "
         "the penalty's --strength."
     )
 

@@ -72,6 +72,7 @@ class Task(NamedTuple):
       judge: from params to errors in percent: `error`, and `top5_error` where there are
         enough classes.
       judged_on: how many of what the judge looks at, for tables.
+      trained_on: how many of what the feed gives; a run goes on with the same only.
       dataset: its name.
       held_out: whether it looks at images held out of the training split, so that it
         may be asked after each epoch.
@@ -83,6 +84,7 @@ class Task(NamedTuple):
     judge: Callable[[Any], dict[str, float]]
     judged_on: str
     dataset: str
+    trained_on: str = ""
     held_out: bool = False
     rounds: bool = False
     loss: Loss = cross_entropy

@@ -14,7 +14,7 @@ import jax
 import jaxprune
 from experiments import files
 from experiments.checkpoint import Checkpoints
-from experiments.config import Settings, decisive
+from experiments.config import DATA, Refused, Settings, decisive
 from experiments.layout import Layout, make_layout
 from experiments.log import Log
 from experiments.models import Network
@@ -95,7 +95,8 @@ def fit(
     del params
 
     # Checkpoint: where to go on from.
-    checkpoints = Checkpoints(folder / "checkpoints", decisive(config))
+    same = decisive(config) | {DATA: f"{task.trained_on}, judged on {task.judged_on}"}
+    checkpoints = Checkpoints(folder / "checkpoints", same)
     step = checkpoints.latest() or 0
     if step:
         state = checkpoints.load(step, state)
@@ -107,6 +108,7 @@ def fit(
     # Loop.
     ends = plan.ends
     line: dict[str, Any]
+    rate: dict[str, Any]
     in_flight = InFlight(2)
     progress = Progress(plan, step, shown=first)
     dense_file = folder / "dense.safetensors"
@@ -158,7 +160,19 @@ def fit(
                     _next(step, config.run.checkpoint_every),
                     _next(step, epoch_steps),
                 )
-                arrays = feed.arrays(step)
+                try:
+                    arrays = feed.arrays(step)
+                except Exception as error:
+                    # Too many are broken, or workers were ended, as by a signal to all:
+                    # the steps that are made are good. Others may not come to save.
+                    if step and jax.process_count() == 1:
+                        checkpoints.save(step, sound(state, checkpoints.latest()))
+                        checkpoints.wait()
+                    if stop.asked:
+                        raise Stopped(step) from None
+                    if isinstance(error, Refused) and step:
+                        raise Refused(f"{error} --resume goes on.") from error
+                    raise
                 if feed.per_call > 1:
                     state, tick = program.many(state, arrays, until)
                 else:
@@ -172,7 +186,8 @@ def fit(
                     images = (step - logged_step) * config.training.batch
                     rate = {"images_per_second": round(images / (now - logged), 1)}
                     logged, logged_step = now, step
-                    progress.update(step, line | rate)
+                    left = progress.update(step, line | rate)
+                    rate |= {} if left is None else {"seconds_left": left}
                 if task.held_out and step % epoch_steps == 0:
                     line["held_out_error"] = task.judge(state.params)["error"]
                 if line:

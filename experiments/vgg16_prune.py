@@ -55,7 +55,8 @@ CONFIG = ImageConfig(
         epochs=74,
         period=500,
     ),
-    run=Run(steps_per_call=1),
+    # A checkpoint takes a GB: the minutes decide, up to 22 steps a second.
+    run=Run(steps_per_call=1, checkpoint_every=20_000),
 )
 PRESETS = {
     "caffe": Preset(VGG16_CAFFE, CONFIG, scratch=False),

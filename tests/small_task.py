@@ -101,9 +101,10 @@ def make_task(layout, batch=16, seed=0):
 
     return Task(
         feed=Streamed(batches(seed), NETWORK.preprocessing),
-        judge=judge.streamed(NETWORK, lambda: batches(None)),
+        judge=judge.streamed(NETWORK, lambda: batches(None), 64),
         judged_on="64 drawn images",
         dataset="drawn",
+        trained_on="64 drawn images",
         rounds=True,
     )
 

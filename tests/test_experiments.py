@@ -609,6 +609,24 @@ def test_the_progress_bar_fits_80_columns(loss):
     assert shown.startswith("retraining ")
 
 
+def test_without_a_terminal_a_line_comes_every_five_minutes(capsys, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    plan = recipes.Plan(optax.identity(), 100_000, ((0, "dense"),), 0, False)
+    bar = progress.Progress(plan, 0, Console(file=io.StringIO()))
+    bar._bar.get_time = lambda: clock[0]
+    line = {"loss": 1.0, "train_error": 50.0, "sparsity": 0.0}
+    left = []
+    for at in range(100, 1100, 100):  # a step takes 1.8 s
+        clock[0] += 180
+        left.append(bar.update(at, line))
+    # Told at 360, 720, ... s. The first hundred steps hold the start.
+    out = capsys.readouterr().out.splitlines()
+    assert [int(words.split()[1]) for words in out] == [200, 400, 600, 800, 1000]
+    assert left == [None, *[1.8 * (100_000 - at) for at in range(200, 1100, 100)]]
+    assert out[-1].endswith("2 days, 1:30:00 left")
+
+
 # A few real steps
 
 

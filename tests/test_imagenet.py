@@ -103,7 +103,8 @@ def test_what_cannot_run_is_told_and_leaves_nothing(flags, message, tmp_path, ca
 
 
 def test_the_environment_tells_of_several_hosts(monkeypatch):
-    for name in ("TPU_WORKER_HOSTNAMES", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"):
+    hosts = ("TPU_WORKER_HOSTNAMES", "OMPI_COMM_WORLD_SIZE")
+    for name in (*hosts, "SLURM_NTASKS", "SLURM_STEP_NODELIST"):
         monkeypatch.delenv(name, raising=False)
     started = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *a: started.append(a))
@@ -116,10 +117,22 @@ def test_the_environment_tells_of_several_hosts(monkeypatch):
     assert started == [()]
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "")
     monkeypatch.setenv("SLURM_NTASKS", "4")
+    processes.start_processes(Devices())  # in an allocation, without srun
+    assert started == [()]
+    monkeypatch.setenv("SLURM_STEP_NODELIST", "a,b")
     processes.start_processes(Devices())
     assert started == [(), ()]
     processes.start_processes(Devices(coordinator="a:1", processes=2, process=1))
     assert started[-1] == ("a:1", 2, 1)
+
+
+def test_where_the_environment_does_not_tell_what_jax_asks_is_said(monkeypatch, capsys):
+    def failing():
+        raise ValueError("coordinator_address should be defined")
+
+    monkeypatch.setattr(jax.distributed, "initialize", failing)
+    assert vgg16_prune.main(["--weights", "none", "--coordinator", "auto"]) == 1
+    assert "give --coordinator, --processes and --process" in capsys.readouterr().err
 
 
 # Recipes

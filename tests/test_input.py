@@ -3,10 +3,15 @@
 import csv
 import io
 import logging
+import multiprocessing
 import os
 import pickle
 import random
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import jax
@@ -343,6 +348,48 @@ def test_shards_are_disjoint_and_complete(folder, seed):
         ends = [list(batches(folder, shard=d.Shard(p, 2), **options)) for p in (0, 1)]
         assert [len(end) for end in ends] == [6, 6]
         assert [end[-1].valid.tolist() for end in ends] == [[True] * 2, [True, False]]
+
+
+@pytest.mark.slow
+def test_a_signal_to_all_does_not_end_the_workers(folder):
+    made = batches(folder, seed=5, workers=1, threads=1)
+    first = take(made, 1)
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGTERM)
+    same(first + take(made, 9), take(batches(folder, seed=5), 10))
+    made.close()
+    assert not worker.is_alive()
+
+
+@pytest.mark.slow
+def test_no_worker_outlives_the_process_that_trains(folder):
+    code = """
+import multiprocessing, sys
+from pathlib import Path
+import test_input
+if __name__ == "__main__":
+    made = test_input.batches(Path(sys.argv[1]), seed=5, workers=1, threads=1)
+    next(made)
+    print(*[worker.pid for worker in multiprocessing.active_children()], flush=True)
+    sys.stdin.read()
+"""
+    script = folder.parent / "trains.py"
+    script.write_text(code)
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path.cwd())])
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    command = [sys.executable, str(script), str(folder)]
+    env = {**os.environ, "PYTHONPATH": paths}
+    with subprocess.Popen(command, env=env, **pipes) as trains:
+        worker = int(trains.stdout.readline())
+        os.kill(worker, 0)  # it lives
+        trains.kill()
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{worker}/stat").exists():
+        state = Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[0]
+        if state == "Z":  # ended, and nobody has asked
+            break
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("workers", quick([0, 2], 0))

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 import pytest
 import small_task
+import toy
 from small_task import CONFIG, NETWORK
 
 import jaxprune
@@ -349,6 +350,49 @@ def test_sigterm_saves_and_the_run_goes_on_to_the_same_bits(tmp_path, monkeypatc
     resumed = small_task.fit(tmp_path / "stopped", "data=2", round_done=note)
     same_bits((whole.params, whole.mask), (resumed.params, resumed.mask))
     assert rounds == ["dense", "round 1", "dense", "round 1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signalled", [True, False])
+def test_what_is_made_is_saved_when_the_data_fails(tmp_path, monkeypatch, signalled):
+    """As when a signal ended the workers too, or too many photographs are broken."""
+    arrays = Streamed.arrays
+
+    def failing(feed, at):
+        if at == 13:
+            if signalled:
+                signal.raise_signal(signal.SIGTERM)
+            raise RuntimeError("a worker ended") if signalled else Refused("broken.")
+        return arrays(feed, at)
+
+    whole = small_task.fit(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(Streamed, "arrays", failing)
+        with pytest.raises((Stopped, Refused)) as ended:
+            small_task.fit(tmp_path / "run")
+    told = "stopped at step 13" if signalled else "broken. --resume goes on."
+    assert str(ended.value) == told
+    resumed = small_task.fit(tmp_path / "run")
+    same_bits((whole.params, whole.mask), (resumed.params, resumed.mask))
+
+
+@pytest.mark.slow
+def test_a_run_does_not_go_on_with_other_data(tmp_path, monkeypatch):
+    stop_at(monkeypatch, 2)
+    with pytest.raises(Stopped):
+        small_task.fit(tmp_path)
+    made = small_task.make_task
+    grown = lambda *args: made(*args)._replace(trained_on="65 drawn images")
+    monkeypatch.setattr(small_task, "make_task", grown)
+    was, now = (f"{n} drawn images, judged on 64 drawn images" for n in (64, 65))
+    with pytest.raises(Refused, match=f"the data was {was} and is now {now}"):
+        small_task.fit(tmp_path)
+
+
+def test_broken_photographs_are_counted_by_the_judge():
+    task = small_task.make_task(make_layout())
+    errors = task.judge(toy.drawn(NETWORK.module, jnp.zeros((1, *NETWORK.input))))
+    assert errors["broken"] == 7  # of 64, each ninth
 
 
 @pytest.mark.slow

@@ -50,6 +50,7 @@ class Fixed:
 
     steps_per_epoch = 10**6
     per_call = 1
+    at_once = 1
 
     def __init__(self, batch: Batch, kind: str):
         """Takes the batch; `kind` is one that `preprocess` knows."""

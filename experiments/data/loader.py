@@ -9,7 +9,11 @@ goes on from it.
 import functools
 import logging
 import math
+import multiprocessing
+import os
 import random
+import signal
+import threading
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -188,7 +192,7 @@ class Batches:
         if not flags.FLAGS.is_parsed():  # Grain's, which nobody gave
             flags.FLAGS.mark_as_parsed()
         return dataset.mp_prefetch(
-            grain.MultiprocessingOptions(self._workers, self._ahead)
+            grain.MultiprocessingOptions(self._workers, self._ahead), _begin_worker
         )
 
     def _count(self, broken: str) -> None:
@@ -203,6 +207,24 @@ class Batches:
                     f"{len(self.broken)} images are broken, more than --max-broken "
                     f"{self._max_broken}; the last is {name}: {reason}"
                 )
+
+
+def _begin_worker(worker: int, workers: int) -> None:
+    """Ties a worker's life to that of the process that trains.
+
+    A signal to all of them must not end it: batches are needed until that process has
+    saved. Nor must it outlive that process, however that ends.
+    """
+    del worker, workers
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def _aligned_zeros(shape: tuple[int, ...]) -> np.ndarray:

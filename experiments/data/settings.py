@@ -29,8 +29,9 @@ class Images:
     #: Side of what the network sees. None: what the network was made for, 227 for
     #: Caffe's AlexNet, 224 for the others.
     crop: int | None = None
-    #: Processes that decode, in each process that trains; 0: threads of that process,
-    #: which is enough for a few cores.
+    #: Processes that decode, beside each process that trains; 0: threads of that
+    #: process, whose Python is the limit beyond some 8 cores: one for each 8 is a good
+    #: number. They hand batches over in /dev/shm, which a container may have little of.
     workers: int = 0
     #: Threads that decode, in each of these processes. None: one for each core that the
     #: process may use, divided among them.
