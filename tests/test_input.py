@@ -380,6 +380,7 @@ if __name__ == "__main__":
     command = [sys.executable, str(script), str(folder)]
     env = {**os.environ, "PYTHONPATH": paths}
     with subprocess.Popen(command, env=env, **pipes) as trains:
+        assert trains.stdout is not None
         worker = int(trains.stdout.readline())
         os.kill(worker, 0)  # it lives
         trains.kill()
