@@ -1,12 +1,14 @@
 """Schedules: when a mask changes. What it changes to is `_thresholds`."""
 
 import numbers
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from jaxprune._checks import whole
 from jaxprune._types import Mask, MaskSchedule, Params, Step
 
 
@@ -24,11 +26,10 @@ def once(step: int, schedule: MaskSchedule) -> MaskSchedule:
       schedule: the schedule to run.
 
     Raises:
-      ValueError: if `step` is negative.
+      ValueError: if `step` is negative or not whole.
     """
-    if step < 0:
-        raise ValueError(f"step is {step}, expected at least 0.")
-    return _when(lambda now: now == step, schedule)
+    at = whole("step", step)
+    return _when(lambda now: now == at, schedule)
 
 
 def every(
@@ -46,18 +47,19 @@ def every(
       end: the last step at which the mask may change; `None` for no last step.
 
     Raises:
-      ValueError: if `period` < 1, `begin` < 0 or `end` < `begin`.
+      ValueError: if `period` < 1, `begin` < 0 or `end` < `begin`, or if one of them is
+        not whole.
     """
     if not isinstance(period, numbers.Integral) or period < 1:
         raise ValueError(f"period is {period!r}, expected at least 1, an integer.")
-    if begin < 0:
-        raise ValueError(f"begin is {begin}, expected at least 0.")
-    if end is not None and end < begin:
-        raise ValueError(f"end is {end}, expected at least begin, {begin}.")
+    first = whole("begin", begin)
+    last = None if end is None else whole("end", end)
+    if last is not None and last < first:
+        raise ValueError(f"end is {last}, expected at least begin, {first}.")
 
     def due(now: Step) -> Array | bool:
-        on = (now >= begin) & ((now - begin) % period == 0)
-        return on if end is None else on & (now <= end)
+        on = (now >= first) & ((now - first) % period == 0)
+        return on if last is None else on & (now <= last)
 
     return _when(due, schedule)
 
@@ -73,9 +75,16 @@ def then(*pairs: tuple[int, MaskSchedule]) -> MaskSchedule:
       *pairs: at least one; the `until` of each, in steps, larger than the one before.
 
     Raises:
-      ValueError: if there is no pair, or the steps do not increase from above 0.
+      ValueError: if there is no pair, something else than a pair is among them, or the
+        steps are not whole or do not increase from above 0.
     """
-    untils = [until for until, _ in pairs]
+    for pair in pairs:
+        if not (isinstance(pair, Sequence) and len(pair) == 2):
+            raise ValueError(
+                f"then() got {pair!r}, expected pairs of a step and a schedule: "
+                "then((1000, a), (2000, b))."
+            )
+    untils = [whole("until", until) for until, _ in pairs]
     if not pairs or any(b <= a for a, b in zip([0, *untils], untils, strict=False)):
         raise ValueError(
             f"then() got the steps {untils}, expected at least one, increasing from "

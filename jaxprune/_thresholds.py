@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
+from jaxprune._checks import is_number
 from jaxprune._criteria import magnitude
 from jaxprune._cut import cut, keys_of
 from jaxprune._deviation import layer_std
@@ -54,7 +55,7 @@ def to_sparsity(
       `optax.polynomial_schedule(0.0, final, 3, steps, begin)`.
     """
     for s in sparsity.values() if isinstance(sparsity, Mapping) else [sparsity]:
-        if not callable(s) and not (_is_number(s) and 0 <= s < 1):
+        if not callable(s) and not (is_number(s) and 0 <= s < 1):
             raise ValueError(f"sparsity is {s!r}, expected a fraction in [0, 1).")
     if scope not in ("leaf", "global"):
         raise ValueError(f"scope is {scope!r}, expected 'leaf' or 'global'.")
@@ -131,7 +132,7 @@ def by_std(
       Han et al. 2015 (arXiv:1506.02626), section 3.
     """
     for q in quality.values() if isinstance(quality, Mapping) else [quality]:
-        if not (_is_number(q) and 0 < q < math.inf):
+        if not (is_number(q) and 0 < q < math.inf):
             raise ValueError(f"quality is {q!r}, expected a positive factor.")
     _check_min_keep(min_keep)
 
@@ -159,7 +160,7 @@ def _one(keys: Callable[[], list[Array]], i: int) -> Callable[[], list[Array]]:
 
 def _given(std: PyTree, params: Params, mask: Mask) -> PyTree:
     def at_leaf(w: Any, m: Any, sigma: Any, name: str) -> Array:
-        if not _is_number(sigma):
+        if not is_number(sigma):
             raise ValueError(f"std of {name} is {sigma!r}, expected a scalar.")
         return jnp.asarray(sigma, jnp.float32)
 
@@ -195,7 +196,3 @@ def _by_leaf(value: Any, params: Params, mask: Mask, what: str) -> list[Any]:
 def _check_min_keep(min_keep: int) -> None:
     if not isinstance(min_keep, numbers.Integral) or min_keep < 0:
         raise ValueError(f"min_keep is {min_keep!r}, expected at least 0, an integer.")
-
-
-def _is_number(x: Any) -> bool:
-    return isinstance(x, numbers.Real) or getattr(x, "shape", None) == ()

@@ -1,3 +1,4 @@
+import inspect
 import os
 from collections import Counter
 
@@ -21,6 +22,16 @@ def strict():
     """Strict promotion of dtypes and ranks, around our own functions only."""
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         yield
+
+
+@pytest.fixture
+def untyped(monkeypatch):
+    """Without the test run's type checker, which would answer before our own checks."""
+    import jaxprune
+
+    for name, value in vars(jaxprune).items():
+        if inspect.isfunction(value):
+            monkeypatch.setattr(jaxprune, name, inspect.unwrap(value))
 
 
 def _skipped(config):

@@ -78,6 +78,17 @@ def test_python_steps_do_as_well():
     assert int((~schedule(PARAMS, MASK, 1)["w"]).sum()) == 1
 
 
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize("three", [3.0, np.int64(3), np.float32(3), jnp.int32(3)])
+def test_whole_steps_of_any_type(three):
+    for schedule, expected in (
+        (jaxprune.once(three, kill_one), [0, 0, 0, 1, 1]),
+        (jaxprune.every(1, kill_one, begin=three, end=three), [0, 0, 0, 1, 1]),
+        (jaxprune.then((three, kill_one)), [1, 2, 3, 3, 3]),
+    ):
+        assert deaths(schedule, 5) == expected
+
+
 def test_extra_arguments_reach_the_schedule_inside():
     def by_extra(params, mask, step, *, kill, grads, **extra):
         return jax.tree.map(lambda m: m & ~kill, mask)
@@ -124,10 +135,19 @@ def test_schedules_of_steps_trained():
     assert sparsities == [0.0, 0.5, 0.5]
 
 
+@pytest.mark.usefixtures("untyped")
 @pytest.mark.parametrize(("make", "message"), [
     (lambda: jaxprune.once(-1, kill_one), "step is -1, expected at least 0"),
     (lambda: jaxprune.every(0, kill_one), "period is 0, expected at least 1"),
     (lambda: jaxprune.every(1, kill_one, begin=-2), "begin is -2, expected at least 0"),
+    (lambda: jaxprune.once(2.5, kill_one), "step is 2.5, .* a whole number of steps"),
+    (lambda: jaxprune.once(kill_one, 3), "step is <function kill_one"),
+    (lambda: jaxprune.every(5, kill_one, begin=2.5), "begin is 2.5, .* whole number"),
+    (lambda: jaxprune.every(5, kill_one, begin=np.nan), "begin is nan, .* whole"),
+    (lambda: jaxprune.every(5, kill_one, end=np.nan), "end is nan, .* whole number"),
+    (lambda: jaxprune.then((np.nan, kill_one)), "until is nan, .* a whole number"),
+    (lambda: jaxprune.then((kill_one, 5)), "until is <function kill_one"),
+    (lambda: jaxprune.then(5, kill_one), r"then\(\) got 5, expected pairs of a step"),
     (lambda: jaxprune.every(1, kill_one, begin=5, end=4), "end is 4, expected at "
                                                           "least begin, 5"),
     (lambda: jaxprune.then(), r"then\(\) got the steps \[\], expected at least one"),

@@ -1,0 +1,22 @@
+"""Checks of arguments, and what they say: what several modules share."""
+
+import numbers
+from typing import Any
+
+
+def is_number(x: Any) -> bool:
+    """Tells whether x is a real number or a scalar array, traced or not."""
+    return isinstance(x, numbers.Real) or getattr(x, "shape", None) == ()
+
+
+def whole(name: str, value: Any, least: int = 0) -> int:
+    """Gives a number of steps as an integer, be it written 3, 3.0 or jnp.int32(3).
+
+    Raises:
+      ValueError: if it is less than `least` or not whole: no step would ever equal it.
+    """
+    if not (is_number(value) and value >= least and value % 1 == 0):
+        raise ValueError(
+            f"{name} is {value!r}, expected at least {least}, a whole number of steps."
+        )
+    return int(value)
