@@ -20,3 +20,19 @@ def whole(name: str, value: Any, least: int = 0) -> int:
             f"{name} is {value!r}, expected at least {least}, a whole number of steps."
         )
     return int(value)
+
+
+def is_array(name: str, leaf: Any) -> bool:
+    """Tells whether a leaf of params is an array or a shape; a Python number is none.
+
+    Raises:
+      ValueError: if it is neither, such as the functions in an equinox module.
+    """
+    if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
+        return True
+    if isinstance(leaf, numbers.Number):
+        return False
+    raise ValueError(
+        f"{name} is of type {type(leaf).__name__}, expected an array; of an equinox "
+        "module give eqx.filter(module, eqx.is_inexact_array)."
+    )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from jaxprune._checks import is_array
 from jaxprune._paths import leaf_name, leaf_names
 from jaxprune._scope import Rules, by_rank
 from jaxprune._types import Mask, Params
@@ -61,12 +62,13 @@ def dense_mask(params: Params, where: Callable[[str, Any], bool] | None = None) 
     {'b': None, 'w': Array([[ True,  True]], dtype=bool)}
 
     Args:
-      params: any pytree of arrays.
+      params: any pytree of arrays. A Python number in it is never pruned.
       where: a function of (path, leaf), for instance `jaxprune.where("**/kernel")`.
 
     Raises:
       ValueError: if `params` has leaves and `where` chose none of them, or if one of
-        the rules of `jaxprune.where` matches no leaf.
+        the rules of `jaxprune.where` matches no leaf, or if it is asked about a leaf
+        that is no array, such as a function in an equinox module.
     """
     return _choose(params, where, lambda p: jnp.ones_like(p, dtype=bool))
 
@@ -96,9 +98,12 @@ def _choose(params: Params, where: Any, make: Callable[[Any], Any]) -> Mask:
     # A tree without leaves passes: optax.tree.map_params gives `init` a placeholder.
     if names and isinstance(where, Rules):
         where.check(names)
-    mask = jax.tree_util.tree_map_with_path(
-        lambda path, p: make(p) if where(leaf_name(path), p) else None, params
-    )
+
+    def at_leaf(path: Any, p: Any) -> Any:
+        name = leaf_name(path)
+        return make(p) if where(name, p) and is_array(name, p) else None
+
+    mask = jax.tree_util.tree_map_with_path(at_leaf, params)
     if names and not jax.tree.leaves(mask):
         raise ValueError(
             "no leaf may be pruned: `where` chose none of "
@@ -149,10 +154,9 @@ def check_mask(params: Params, mask: PyTree) -> None:
     Raises:
       ValueError: naming the leaf, what was found and what was expected.
     """
+    covered: list[tuple[Any, Any, str]] = []
     try:
-        problems = map_masked(
-            _problem, params, mask, leaf_names(params), elsewhere=lambda p: None
-        )
+        map_masked(lambda *leaf: covered.append(leaf), params, mask, leaf_names(params))
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"the mask has structure {jax.tree.structure(mask)}, expected that of the "
@@ -160,14 +164,15 @@ def check_mask(params: Params, mask: PyTree) -> None:
             "the mask with jaxprune.dense_mask(params), and inside optax.partition or "
             "optax.masked give `prune` a function of params."
         ) from error
-    for problem in jax.tree.leaves(problems):
-        raise ValueError(problem)
-
-
-def _problem(p: Any, m: Any, name: str) -> str | None:
-    if getattr(m, "dtype", None) != np.bool_:
-        found = getattr(m, "dtype", type(m).__name__)
-        return f"the mask of {name} is {found}, expected an array of bool."
-    if m.shape != p.shape:
-        return f"the mask of {name} has shape {m.shape}, expected {p.shape}."
-    return None
+    for p, m, name in covered:
+        if getattr(m, "dtype", None) != np.bool_:
+            found = getattr(m, "dtype", type(m).__name__)
+            raise ValueError(
+                f"the mask of {name} is {found}, expected an array of bool."
+            )
+        if not is_array(name, p):
+            raise ValueError(f"{name} is {p!r}, a number, expected None as its mask.")
+        if m.shape != p.shape:
+            raise ValueError(
+                f"the mask of {name} has shape {m.shape}, expected {p.shape}."
+            )

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jaxprune._checks import is_array
 from jaxprune._paths import Pattern, matches, show
 
 
@@ -14,7 +15,8 @@ def by_rank(path: str, leaf: Any) -> bool:
 
     Kernels and embeddings, then, but neither biases nor the scales of a norm.
     """
-    del path
+    if not is_array(path, leaf):
+        return False
     return len(leaf.shape) >= 2 and jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 

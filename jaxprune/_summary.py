@@ -1,5 +1,6 @@
 """What is pruned and what is not, leaf by leaf, on the host."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -7,6 +8,7 @@ import numpy as np
 import optax
 from jaxtyping import PyTree
 
+from jaxprune._checks import is_array
 from jaxprune._masks import check_mask, map_masked
 from jaxprune._paths import leaf_name, leaf_names
 from jaxprune._prune import PruneState
@@ -39,9 +41,12 @@ def summarize(params: Params, mask: PyTree) -> list[LayerReport]:
     Python integers, so a model past 2**31 weights does not wrap.
 
     Raises:
-      ValueError: if a mask leaf and its parameter differ in shape.
+      ValueError: if a mask leaf and its parameter differ in shape, or a leaf is no
+        array.
     """
     check_mask(params, mask)
+    for path, p in jax.tree_util.tree_leaves_with_path(params):
+        is_array(leaf_name(path), p)
     rows = map_masked(
         lambda p, m, name: _row(name, p, int(np.count_nonzero(np.asarray(m)))),
         params,
@@ -57,11 +62,10 @@ def summarize(params: Params, mask: PyTree) -> list[LayerReport]:
 
 
 def _row(name: str, p: Any, alive: int | None) -> LayerReport:
-    size = int(np.prod(p.shape, dtype=object))
+    shape = tuple(np.shape(p))
+    size = math.prod(shape)
     prunable = alive is not None
-    return LayerReport(
-        name, tuple(p.shape), size, alive if prunable else size, prunable
-    )
+    return LayerReport(name, shape, size, alive if prunable else size, prunable)
 
 
 def describe(params: Params, mask: PyTree, *, min_keep: int = 1) -> str:

@@ -4,6 +4,7 @@ True in a mask means alive. *Sparsity* is dead / prunable, counted on the leaves
 mask covers. *Compression* is all / alive, counted on every parameter of the model.
 """
 
+from numbers import Number
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import jax
@@ -14,7 +15,8 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 # What may stand at a leaf: arrays of JAX or NumPy, or their shapes alone.
 Leaf: TypeAlias = Array | np.ndarray | jax.ShapeDtypeStruct
 
-Params: TypeAlias = PyTree[Shaped[Leaf, "..."]]
+# A Python number among params is never pruned.
+Params: TypeAlias = PyTree[Shaped[Leaf, "..."] | Number]
 Mask: TypeAlias = PyTree[Bool[Leaf, "..."]]  # None at leaves that are never pruned
 Scores: TypeAlias = PyTree[Float[Array, "..."]]  # None where the mask is None
 Step: TypeAlias = Int[Array, ""] | int  # updates made so far

@@ -204,6 +204,25 @@ def test_equinox_filtered_module():
     assert equinox_loss(eqx.combine(params, static)).shape == ()
 
 
+@pytest.mark.usefixtures("untyped")
+def test_equinox_functions_are_no_arrays():
+    net = eqx.nn.MLP(toy.WIDTH, toy.WIDTH, toy.WIDTH, 1, key=jax.random.key(0))
+    weights = jaxprune.where("layers/*/weight")
+    mask = jaxprune.dense_mask(net, weights)  # which asks about no function
+    assert set(toy.by_name(mask)) == {"layers/0/weight", "layers/1/weight"}
+    for use in (
+        jaxprune.dense_mask,
+        lambda net: jaxprune.dense_mask(net, jaxprune.where("**")),
+        lambda net: jaxprune.describe(net, mask),
+        lambda net: jaxprune.check_mask(
+            {"activation": net.activation}, {"activation": np.array(True)}
+        ),
+        jaxprune.prune(optax.adam(0.01), CUT).init,
+    ):
+        with pytest.raises(ValueError, match=r"^activation is of .* eqx\.filter\("):
+            use(net)
+
+
 def test_equinox_module_as_a_mask_is_not_called():
     net = Equinox()
     mask = jaxprune.dense_mask(net, jaxprune.where("fc2/weight"))
@@ -333,6 +352,21 @@ def test_donation_leaves_a_given_mask_alone():
     assert old["fc1"]["kernel"].is_deleted()
     assert jaxprune.sparsity(given) == 0.0  # still there, and as it was
     toy.assert_dead_are_zero(params, opt_state.mask)
+
+
+@pytest.mark.parametrize("number", [2, 2.0, 2j, True])
+def test_a_python_number_is_never_pruned(number):
+    params = {"w": toy.make_params()["fc1"]["kernel"], "scale": number}
+    opt_state = TX.init(params)
+    assert opt_state.mask["scale"] is None
+    assert jaxprune.dense_mask(params, jaxprune.where("**"))["scale"] is None
+    grads = jax.tree.map(jnp.ones_like, params)
+    updates, opt_state = TX.update(grads, opt_state, params)
+    pruned = optax.apply_updates(params, updates)
+    toy.assert_dead_are_zero(pruned, opt_state.mask)
+    assert jaxprune.summarize(params, opt_state.mask)[0].size == 1
+    with pytest.raises(ValueError, match=r"^scale is .*, a number, expected None"):
+        jaxprune.check_mask(params, {**opt_state.mask, "scale": np.array(True)})
 
 
 def test_numpy_masks_and_params():
