@@ -3,6 +3,10 @@
 import numbers
 from typing import Any
 
+import jax
+
+from jaxprune._paths import leaf_name
+
 
 def is_number(x: Any) -> bool:
     """Tells whether x is a real number or a scalar array, traced or not."""
@@ -36,3 +40,13 @@ def is_array(name: str, leaf: Any) -> bool:
         f"{name} is of type {type(leaf).__name__}, expected an array; of an equinox "
         "module give eqx.filter(module, eqx.is_inexact_array)."
     )
+
+
+def check_arrays(params: Any) -> None:
+    """Checks that each leaf is an array or a Python number.
+
+    Raises:
+      ValueError: as `is_array`.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        is_array(leaf_name(path), leaf)

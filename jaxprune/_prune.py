@@ -5,10 +5,13 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
+from jaxprune._checks import check_arrays
 from jaxprune._masks import apply_mask, check_mask, dense_mask, map_masked
+from jaxprune._paths import leaf_names
 from jaxprune._types import Mask, MaskSchedule, Params, Step
 
 
@@ -61,8 +64,9 @@ def prune(
       both `schedule` and `inner`.
 
     Raises:
-      ValueError: when `update` is called without params, the mask does not fit them,
-        or the schedule gives back something else than such a mask.
+      ValueError: when `update` is called without params, the mask or the gradients do
+        not fit them, an extra argument is named as what a schedule is given anyway, or
+        the schedule gives back something else than such a mask.
 
     Source:
       Han et al. 2015 (arXiv:1506.02626), section 3. The update that cancels the
@@ -88,7 +92,13 @@ def prune(
                 "prune: params is None, expected the parameters that the updates will "
                 "be added to; call update(grads, state, params)."
             )
+        if taken := {"mask", "step"} & extra_args.keys():
+            raise ValueError(
+                f"prune: update got {' and '.join(sorted(taken))}, which a schedule is "
+                "given anyway, expected extra arguments of other names."
+            )
         check_mask(params, state.mask)
+        _check_grads(updates, state.mask, params)
         # The schedule sees raw gradients (they tell what a dead weight would be worth),
         # the inner optimizer masked ones (clipping and moments are of live weights).
         extra = {**extra_args, "grads": updates}
@@ -106,6 +116,29 @@ def prune(
         return updates, PruneState(step, new_mask, inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, cast(Any, update_fn))
+
+
+def _check_grads(grads: Any, mask: Mask, params: Params) -> None:
+    covered: list[tuple[Any, Any, Any, str]] = []
+    try:
+        map_masked(
+            lambda *leaf: covered.append(leaf), grads, mask, params, leaf_names(grads)
+        )
+    except (ValueError, TypeError) as error:
+        check_arrays(params)
+        found, expected = (set(jax.tree.leaves(leaf_names(t))) for t in (grads, params))
+        differ = ", ".join(sorted(found ^ expected)) or "containers of some type"
+        raise ValueError(
+            f"prune: the gradients have structure {jax.tree.structure(grads)}, "
+            f"expected that of the params, {jax.tree.structure(params)}; in one of "
+            f"them only: {differ}."
+        ) from error
+    for g, _, p, name in covered:
+        if np.shape(g) != np.shape(p):
+            raise ValueError(
+                f"prune: the gradient of {name} has shape {np.shape(g)}, expected that "
+                f"of the parameter, {np.shape(p)}."
+            )
 
 
 def _after(grads: PyTree, step: Step) -> Step:

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from jaxtyping import PyTree
 
-from jaxprune._checks import is_array
+from jaxprune._checks import check_arrays
 from jaxprune._masks import check_mask, map_masked
 from jaxprune._paths import leaf_name, leaf_names
 from jaxprune._prune import PruneState
@@ -45,8 +45,7 @@ def summarize(params: Params, mask: PyTree) -> list[LayerReport]:
         array.
     """
     check_mask(params, mask)
-    for path, p in jax.tree_util.tree_leaves_with_path(params):
-        is_array(leaf_name(path), p)
+    check_arrays(params)
     rows = map_masked(
         lambda p, m, name: _row(name, p, int(np.count_nonzero(np.asarray(m)))),
         params,

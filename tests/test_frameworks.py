@@ -208,6 +208,7 @@ def test_equinox_filtered_module():
 def test_equinox_functions_are_no_arrays():
     net = eqx.nn.MLP(toy.WIDTH, toy.WIDTH, toy.WIDTH, 1, key=jax.random.key(0))
     weights = jaxprune.where("layers/*/weight")
+    arrays = eqx.filter(net, eqx.is_inexact_array)
     mask = jaxprune.dense_mask(net, weights)  # which asks about no function
     assert set(toy.by_name(mask)) == {"layers/0/weight", "layers/1/weight"}
     for use in (
@@ -217,7 +218,8 @@ def test_equinox_functions_are_no_arrays():
         lambda net: jaxprune.check_mask(
             {"activation": net.activation}, {"activation": np.array(True)}
         ),
-        jaxprune.prune(optax.adam(0.01), CUT).init,
+        TX.init,
+        lambda net: TX.update(arrays, TX.init(arrays), net),
     ):
         with pytest.raises(ValueError, match=r"^activation is of .* eqx\.filter\("):
             use(net)

@@ -134,6 +134,30 @@ def test_state_of_other_params():
         tx.update({"w": jnp.ones((3, 2))}, state, {"w": jnp.ones((3, 2))})
 
 
+W, B = jnp.ones((4, 2)), jnp.ones(2)
+
+
+@pytest.mark.parametrize(("grads", "message"), [
+    ({"w": W}, r"gradients have structure .*, expected .*in one of them only: b\."),
+    ({"w": None, "b": B}, r"in one of them only: w\."),
+    ({"w": W, "b": B, "c": B}, r"in one of them only: c\."),
+    ([B, W], r"in one of them only: 0, 1, b, w\."),
+    ({"w": W.T, "b": B}, r"gradient of w has shape \(2, 4\), expected .* \(4, 2\)"),
+    ({"w": jnp.float32(1), "b": B}, r"gradient of w has shape \(\)"),
+])  # fmt: skip
+def test_gradients_that_do_not_fit(grads, message):
+    params = {"w": W, "b": B}
+    tx = jaxprune.prune(optax.sgd(0.1), CUT)
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(tx.update, grads, tx.init(params), params)
+
+
+@pytest.mark.parametrize("name", ["mask", "step"])
+def test_extra_arguments_of_names_that_are_taken(name):
+    with pytest.raises(ValueError, match=f"update got {name}, which a schedule is"):
+        step(jaxprune.prune(optax.sgd(0.1), CUT), **{name: 3})
+
+
 def test_heals_what_was_changed_from_outside():
     tx = jaxprune.prune(optax.adamw(0.1), jaxprune.once(0, CUT))
     params, state = step(tx)
