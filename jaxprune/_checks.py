@@ -26,6 +26,21 @@ def whole(name: str, value: Any, least: int = 0) -> int:
     return int(value)
 
 
+def check_function(name: str, value: Any, example: str) -> None:
+    """Checks that an argument can be called.
+
+    Raises:
+      ValueError: if it cannot, before a training step runs into it.
+    """
+    if not callable(value):
+        raise ValueError(f"{name} is {value!r}, expected a function such as {example}.")
+
+
+def check_schedule(schedule: Any) -> None:
+    """Checks that a mask schedule is one, or at least a function."""
+    check_function("schedule", schedule, "to_sparsity(magnitude, 0.9)")
+
+
 def is_array(name: str, leaf: Any) -> bool:
     """Tells whether a leaf of params is an array or a shape; a Python number is none.
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from jaxprune._checks import is_array
+from jaxprune._checks import check_function, is_array
 from jaxprune._paths import leaf_name, leaf_names
 from jaxprune._scope import Rules, by_rank
 from jaxprune._types import Mask, Params
@@ -68,7 +68,8 @@ def dense_mask(params: Params, where: Callable[[str, Any], bool] | None = None) 
     Raises:
       ValueError: if `params` has leaves and `where` chose none of them, or if one of
         the rules of `jaxprune.where` matches no leaf, or if it is asked about a leaf
-        that is no array, such as a function in an equinox module.
+        that is no array, such as a function in an equinox module; or if `where` is
+        no function.
     """
     return _choose(params, where, lambda p: jnp.ones_like(p, dtype=bool))
 
@@ -94,6 +95,7 @@ def mask_from_zeros(
 
 def _choose(params: Params, where: Any, make: Callable[[Any], Any]) -> Mask:
     where = by_rank if where is None else where
+    check_function("where", where, "jaxprune.where('**/kernel')")
     names = [leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     # A tree without leaves passes: optax.tree.map_params gives `init` a placeholder.
     if names and isinstance(where, Rules):

@@ -1,7 +1,7 @@
 """Names of leaves, and patterns that match them."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
 
@@ -63,12 +63,27 @@ def show(pattern: Pattern) -> str:
     return repr(text)
 
 
+def check_patterns(what: str, patterns: Iterable[Any]) -> None:
+    """Checks that each pattern is a glob or a compiled regular expression.
+
+    Raises:
+      ValueError: if one is neither.
+    """
+    for pattern in patterns:
+        if not isinstance(pattern, str | re.Pattern):
+            raise ValueError(
+                f"{what} got the pattern {pattern!r}, expected a glob such as "
+                "'**/kernel' or a compiled regular expression."
+            )
+
+
 def lookup(table: Mapping[Pattern, Any], names: list[str], what: str) -> list[Any]:
     """Gives each name the value of the first pattern that matches it, else `None`.
 
     Raises:
-      ValueError: if a pattern matches no name at all.
+      ValueError: if a pattern is none, or matches no name at all.
     """
+    check_patterns(what, table)
     for pattern in table:
         if not any(matches(pattern, name) for name in names):
             raise ValueError(

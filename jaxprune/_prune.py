@@ -9,9 +9,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
-from jaxprune._checks import check_arrays
+from jaxprune._checks import check_arrays, check_schedule
 from jaxprune._masks import apply_mask, check_mask, dense_mask, map_masked
 from jaxprune._paths import leaf_names
+from jaxprune._scope import Rules
 from jaxprune._types import Mask, MaskSchedule, Params, Step
 
 
@@ -55,23 +56,26 @@ def prune(
       inner: any optax transformation whose updates are added to the params.
       schedule: gives the mask at each step. It sees params before this update and, as
         `grads`, the unmasked gradients.
-      mask: the first mask, or a function that makes it from params; the default is
-        `dense_mask`. Pass a function inside `optax.partition` or `optax.masked`, where
-        only a part of the params is seen.
+      mask: the first mask, a function that makes it from params, or the rules of
+        `jaxprune.where` for `dense_mask`, which is the default. Pass a function or
+        rules inside `optax.partition` or `optax.masked`, where only a part of the
+        params is seen.
 
     Returns:
       A transformation whose state is a `PruneState`. Extra arguments of `update` reach
       both `schedule` and `inner`.
 
     Raises:
-      ValueError: when `update` is called without params, the mask or the gradients do
-        not fit them, an extra argument is named as what a schedule is given anyway, or
-        the schedule gives back something else than such a mask.
+      ValueError: if `schedule` is no function; when `update` is called without params,
+        the mask or the gradients do not fit them, an extra argument is named as what a
+        schedule is given anyway, or the schedule gives back something else than such a
+        mask.
 
     Source:
       Han et al. 2015 (arXiv:1506.02626), section 3. The update that cancels the
       parameter is the device of `optax.keep_params_nonnegative`.
     """
+    check_schedule(schedule)
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: Params) -> PruneState:
@@ -183,8 +187,8 @@ def _check_new_mask(params: Params, mask: Mask, new_mask: Any) -> None:
 
 
 def _first_mask(params: Params, mask: Any) -> Mask:
-    if mask is None:
-        return dense_mask(params)
+    if mask is None or isinstance(mask, Rules):
+        return dense_mask(params, mask)
     # An equinox module that serves as a mask is callable, but it is no leaf.
     if callable(mask) and jax.tree_util.all_leaves([mask]):
         mask = mask(params)
@@ -214,8 +218,9 @@ def prune_now(
       Pruned params, and the mask.
 
     Raises:
-      ValueError: if the mask does not fit the params.
+      ValueError: if the mask does not fit the params or `schedule` is no function.
     """
+    check_schedule(schedule)
 
     @jax.jit
     def run(params: Params, mask: Mask, extra: Any) -> tuple[Params, Mask]:

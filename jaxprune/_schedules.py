@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxprune._checks import whole
+from jaxprune._checks import check_schedule, whole
 from jaxprune._types import Mask, MaskSchedule, Params, Step
 
 
@@ -26,9 +26,10 @@ def once(step: int, schedule: MaskSchedule) -> MaskSchedule:
       schedule: the schedule to run.
 
     Raises:
-      ValueError: if `step` is negative or not whole.
+      ValueError: if `step` is negative or not whole, or `schedule` is no function.
     """
     at = whole("step", step)
+    check_schedule(schedule)
     return _when(lambda now: now == at, schedule)
 
 
@@ -48,8 +49,9 @@ def every(
 
     Raises:
       ValueError: if `period` < 1, `begin` < 0 or `end` < `begin`, or if one of them is
-        not whole.
+        not whole, or `schedule` is no function.
     """
+    check_schedule(schedule)
     if not isinstance(period, numbers.Integral) or period < 1:
         raise ValueError(f"period is {period!r}, expected at least 1, an integer.")
     first = whole("begin", begin)
@@ -85,13 +87,15 @@ def then(*pairs: tuple[int, MaskSchedule]) -> MaskSchedule:
                 "then((1000, a), (2000, b))."
             )
     untils = [whole("until", until) for until, _ in pairs]
+    for _, schedule in pairs:
+        check_schedule(schedule)
     if not pairs or any(b <= a for a, b in zip([0, *untils], untils, strict=False)):
         raise ValueError(
             f"then() got the steps {untils}, expected at least one, increasing from "
             "above 0: then((1000, a), (2000, b))."
         )
 
-    def schedule(params: Params, mask: Mask, step: Step, **extra: Any) -> Mask:
+    def in_turn(params: Params, mask: Mask, step: Step, **extra: Any) -> Mask:
         branches = [
             lambda s=s: s(params, mask, step, **extra)
             for s in (*(s for _, s in pairs), hold)
@@ -99,7 +103,7 @@ def then(*pairs: tuple[int, MaskSchedule]) -> MaskSchedule:
         index = jnp.sum(jnp.asarray(step) >= jnp.asarray(untils), dtype=jnp.int32)
         return jax.lax.switch(index, branches)
 
-    return schedule
+    return in_turn
 
 
 def _when(due: Any, inner: MaskSchedule) -> MaskSchedule:

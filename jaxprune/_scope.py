@@ -1,13 +1,12 @@
 """Rules that choose which leaves may ever be pruned."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 
 from jaxprune._checks import is_array
-from jaxprune._paths import Pattern, matches, show
+from jaxprune._paths import Pattern, check_patterns, matches, show
 
 
 def by_rank(path: str, leaf: Any) -> bool:
@@ -75,10 +74,5 @@ def where(*rules: Pattern) -> Rules:
     """
     if not rules:
         raise ValueError("where() needs at least one rule, such as '**/kernel'.")
-    for rule in rules:
-        if not isinstance(rule, str | re.Pattern):
-            raise ValueError(
-                f"where() got {rule!r}, expected a glob such as '**/kernel' or a "
-                "compiled regular expression."
-            )
+    check_patterns("where()", rules)
     return Rules(rules)

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from jaxprune._checks import is_number
+from jaxprune._checks import check_function, is_number
 from jaxprune._criteria import magnitude
 from jaxprune._cut import cut, keys_of
 from jaxprune._deviation import layer_std
 from jaxprune._masks import check_mask, map_masked
-from jaxprune._paths import leaf_names, lookup
+from jaxprune._paths import check_patterns, leaf_names, lookup
 from jaxprune._select import Count, dead_count, kth_smallest, sort_key
 from jaxprune._types import Criterion, Mask, MaskSchedule, Params, Step
 
@@ -46,15 +46,17 @@ def to_sparsity(
         equal ones those that come first in the leaf.
 
     Raises:
-      ValueError: if a constant `sparsity` is outside [0, 1), `scope` is unknown, a
-        mapping is given for the global scope or `min_keep` is negative; at the first
-        call if a key of the mapping matches no prunable leaf.
+      ValueError: if `criterion` is no function, a constant `sparsity` is outside
+        [0, 1), `scope` is unknown, a mapping is given for the global scope or has a key
+        that is no pattern, or `min_keep` is negative; at the first call if a key of the
+        mapping matches no prunable leaf, or if a schedule's value is no scalar.
 
     Source:
       Zhu and Gupta 2017 (arXiv:1710.01878), equation 1, is
       `optax.polynomial_schedule(0.0, final, 3, steps, begin)`.
     """
-    for s in sparsity.values() if isinstance(sparsity, Mapping) else [sparsity]:
+    check_function("criterion", criterion, "jaxprune.magnitude")
+    for s in _values(sparsity, "sparsity"):
         if not callable(s) and not (is_number(s) and 0 <= s < 1):
             raise ValueError(f"sparsity is {s!r}, expected a fraction in [0, 1).")
     if scope not in ("leaf", "global"):
@@ -72,6 +74,10 @@ def to_sparsity(
 
         def dead(s: Any, size: int, spare: int) -> Count:
             now: Any = s(step) if callable(s) else s
+            if not is_number(now):
+                raise ValueError(
+                    f"a schedule of the sparsity gave {now!r}, expected a scalar."
+                )
             return dead_count(now, size, spare)
 
         sizes = [m.size for m in jax.tree.leaves(mask)]
@@ -124,14 +130,14 @@ def by_std(
       min_keep: as in `to_sparsity`.
 
     Raises:
-      ValueError: if a factor is not positive or `min_keep` is negative, or at the first
-        call if a key of `quality` matches no prunable leaf, or if `std` is not such a
-        tree.
+      ValueError: if a factor is not positive, a key of `quality` is no pattern or
+        `min_keep` is negative, or at the first call if a key matches no prunable leaf,
+        or if `std` is not such a tree.
 
     Source:
       Han et al. 2015 (arXiv:1506.02626), section 3.
     """
-    for q in quality.values() if isinstance(quality, Mapping) else [quality]:
+    for q in _values(quality, "quality"):
         if not (is_number(q) and 0 < q < math.inf):
             raise ValueError(f"quality is {q!r}, expected a positive factor.")
     _check_min_keep(min_keep)
@@ -152,6 +158,13 @@ def by_std(
         return cut(mask, keys, thresholds, min_keep)
 
     return schedule
+
+
+def _values(value: Any, what: str) -> list[Any]:
+    if not isinstance(value, Mapping):
+        return [value]
+    check_patterns(what, value)
+    return list(value.values())
 
 
 def _one(keys: Callable[[], list[Array]], i: int) -> Callable[[], list[Array]]:

@@ -47,6 +47,14 @@ def test_dense_mask_refuses_to_choose_nothing():
         jaxprune.dense_mask(PARAMS, lambda path, leaf: False)
 
 
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize("make", [jaxprune.dense_mask, jaxprune.mask_from_zeros])
+def test_a_string_chooses_nothing(make):
+    message = r"where is 'w', expected a function such as jaxprune.where\('\*\*/kernel'"
+    with pytest.raises(ValueError, match=message):
+        make(PARAMS, "w")
+
+
 def test_mask_from_zeros():
     params = {"w": jnp.array([[0.0, -0.0, 1e-45, jnp.nan, 3.0]]), "b": jnp.zeros(2)}
     mask = jaxprune.mask_from_zeros(params)

@@ -127,6 +127,28 @@ def test_masks_that_do_not_fit(mask, message):
         tx.init(PARAMS)
 
 
+def test_rules_as_a_mask():
+    rules = jaxprune.where("fc1/*")
+    expected = jaxprune.dense_mask(PARAMS, rules)
+    found = jaxprune.prune(optax.sgd(0.1), CUT, rules).init(PARAMS).mask
+    chex.assert_trees_all_equal(found, expected)
+    assert jaxprune.prune_now(PARAMS, CUT, rules)[1]["fc2"]["kernel"] is None
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize("make", [
+    lambda s: jaxprune.prune(optax.sgd(0.1), s),
+    lambda s: jaxprune.prune_now(PARAMS, s),
+    lambda s: jaxprune.once(3, s),
+    lambda s: jaxprune.every(3, s),
+    lambda s: jaxprune.then((3, s)),
+])  # fmt: skip
+def test_a_number_is_no_schedule(make):
+    message = r"^schedule is 0.9, expected a function such as to_sparsity\(magnitude, "
+    with pytest.raises(ValueError, match=message):
+        make(0.9)
+
+
 def test_state_of_other_params():
     tx = jaxprune.prune(optax.sgd(0.1), CUT)
     state = tx.init({"w": jnp.ones((2, 3))})

@@ -98,6 +98,12 @@ def test_where_needs_a_rule():
         jaxprune.where()
 
 
+@pytest.mark.usefixtures("untyped")
+def test_a_rule_of_another_kind():
+    with pytest.raises(ValueError, match=r"got the pattern 3, expected a glob"):
+        jaxprune.where("fc1/*", 3)
+
+
 def test_names():
     assert leaf_name((DictKey("a"), SequenceKey(0), GetAttrKey("w"))) == "a/0/w"
     assert leaf_name((DictKey("fc"), GetAttrKey("value"))) == "fc"

@@ -104,6 +104,28 @@ def test_other_errors():
             jaxprune.by_std({"**": quality})
 
 
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda: jaxprune.to_sparsity("magnitude", 0.5),
+     "criterion is 'magnitude', expected a function such as jaxprune.magnitude"),
+    (lambda: jaxprune.to_sparsity(0.5, jaxprune.magnitude), "criterion is 0.5, expec"),
+    (lambda: magnitude_to({3: 0.5}), "sparsity got the pattern 3, expected a glob"),
+    (lambda: jaxprune.by_std({3: 0.5}), "quality got the pattern 3, expected a glob"),
+])  # fmt: skip
+def test_arguments_of_another_kind(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"w": s}])
+@pytest.mark.parametrize(("value", "shown"), [
+    (jnp.array([0.5]), r"Array\(\[0.5\]"), (None, "None"), ("0.5", "'0.5'"),
+])  # fmt: skip
+def test_a_schedule_that_gives_no_scalar(value, shown, wrap):
+    with pytest.raises(ValueError, match=f"sparsity gave {shown}.*, expected a scalar"):
+        masks(magnitude_to(wrap(lambda step: value)), TEN)
+
+
 @pytest.mark.parametrize("scope", ["leaf", "global"])
 @pytest.mark.parametrize(("values", "sparsity", "expected"), [
     # Ties with the threshold live.
