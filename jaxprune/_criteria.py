@@ -32,7 +32,8 @@ def saliency(
     r"""Scores a weight by :math:`|w g|`, the first-order change of the loss without it.
 
     The product is taken in float32, where those of half-precision numbers neither
-    overflow nor vanish.
+    overflow nor vanish. Of complex numbers it is a bound on that change, whether or not
+    the gradients are conjugated.
 
     >>> saliency({"w": jnp.array([-2.0, 1.0])}, {"w": jnp.array([True, True])}, 0,
     ...          grads={"w": jnp.array([0.5, 3.0])})
@@ -51,7 +52,7 @@ def saliency(
     del step, extra
 
     def score(w: Array, m: Array, g: Array) -> Array:
-        return jnp.abs(w.astype(jnp.float32) * g.astype(jnp.float32))
+        return jnp.abs(w).astype(jnp.float32) * jnp.abs(g).astype(jnp.float32)
 
     return map_masked(score, params, mask, grads, elsewhere=lambda w: None)
 

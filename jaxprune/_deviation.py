@@ -15,7 +15,7 @@ from jaxprune._types import Mask, Params
 def layer_std(params: Params, mask: Mask) -> PyTree:
     r"""Gives the standard deviation of each leaf's live weights, in float32.
 
-    The population's: :math:`\sigma^2 = \sum_{live} (w - \bar w)^2 / n_{live}`.
+    The population's: :math:`\sigma^2 = \sum_{live} |w - \bar w|^2 / n_{live}`.
 
     >>> layer_std({"w": jnp.array([[1.0, 3.0, 9.0]])},
     ...           {"w": jnp.array([[True, True, False]])})
@@ -34,11 +34,18 @@ def layer_std(params: Params, mask: Mask) -> PyTree:
     check_mask(params, mask)
 
     def at_leaf(w: Any, m: Any) -> Array:
-        w, m = jnp.asarray(w, jnp.float32), jnp.asarray(m)
-        alive = jnp.maximum(_sum(lambda w, m: m.astype(jnp.float32), w, m), 1)
-        mean = _sum(lambda w, m: jnp.where(m, w, 0), w, m) / alive
-        squares = _sum(lambda w, m: jnp.where(m, jnp.square(w - mean), 0), w, m)
-        return jnp.sqrt(squares / alive)
+        m = jnp.asarray(m)
+        alive = jnp.maximum(_sum(lambda m: m.astype(jnp.float32), m), 1)
+
+        def variance(w: Any) -> Array:
+            w = jnp.asarray(w, jnp.float32)
+            mean = _sum(lambda w, m: jnp.where(m, w, 0), w, m) / alive
+            squares = _sum(lambda w, m: jnp.where(m, jnp.square(w - mean), 0), w, m)
+            return squares / alive
+
+        if jnp.iscomplexobj(w):
+            return jnp.sqrt(variance(jnp.real(w)) + variance(jnp.imag(w)))
+        return jnp.sqrt(variance(w))
 
     return map_masked(at_leaf, params, mask, elsewhere=lambda w: None)
 

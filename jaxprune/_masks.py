@@ -55,8 +55,9 @@ def dense_mask(params: Params, where: Callable[[str, Any], bool] | None = None) 
 
     A prunable leaf becomes an all-True array of its shape and sharding, any other leaf
     `None`. `where` is given the leaf's path, names joined by "/", and the leaf, array
-    or `jax.ShapeDtypeStruct`; the default takes floating-point leaves of two or more
-    dimensions, so kernels and embeddings but neither biases nor norm scales.
+    or `jax.ShapeDtypeStruct`; the default takes floating-point and complex leaves of
+    two or more dimensions, so kernels and embeddings but neither biases nor scales of a
+    norm.
 
     >>> dense_mask({"w": jnp.zeros((1, 2)), "b": jnp.zeros(2)})
     {'b': None, 'w': Array([[ True,  True]], dtype=bool)}
@@ -109,8 +110,8 @@ def _choose(params: Params, where: Any, make: Callable[[Any], Any]) -> Mask:
     if names and not jax.tree.leaves(mask):
         raise ValueError(
             "no leaf may be pruned: `where` chose none of "
-            f"{', '.join(names)}; the default chooses floating-point leaves of two or "
-            "more dimensions."
+            f"{', '.join(names)}; the default chooses floating-point and complex "
+            "leaves of two or more dimensions."
         )
     return mask
 

@@ -23,11 +23,11 @@ def l1(params: Params, mask: Mask) -> Float[Array, ""]:
       Han et al. 2015 (arXiv:1506.02626), section 3.1: L1 is the better one right after
       pruning, L2 after retraining.
     """
-    return _total(jnp.abs, params, mask)
+    return _total(lambda size: size, params, mask)
 
 
 def l2(params: Params, mask: Mask) -> Float[Array, ""]:
-    r"""Sums :math:`w^2 / 2` over the live prunable weights, in float32.
+    r"""Sums :math:`|w|^2 / 2` over the live prunable weights, in float32.
 
     The half makes its gradient `w`, so that the strength reads as a weight decay.
 
@@ -40,14 +40,14 @@ def l2(params: Params, mask: Mask) -> Float[Array, ""]:
     Source:
       As `l1`.
     """
-    return _total(lambda w: jnp.square(w) / 2, params, mask)
+    return _total(lambda size: jnp.square(size) / 2, params, mask)
 
 
 def _total(f, params: Params, mask: Mask) -> Float[Array, ""]:
     check_mask(params, mask)
 
     def at_leaf(w: Any, m: Any) -> Array:
-        return jnp.sum(jnp.where(m, f(jnp.asarray(w, jnp.float32)), 0))
+        return jnp.sum(jnp.where(m, f(jnp.abs(w).astype(jnp.float32)), 0))
 
     terms = map_masked(at_leaf, params, mask, elsewhere=lambda w: None)
     return jax.tree.reduce(jnp.add, terms, jnp.zeros((), jnp.float32))

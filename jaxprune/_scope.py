@@ -10,7 +10,7 @@ from jaxprune._paths import Pattern, check_patterns, matches, show
 
 
 def by_rank(path: str, leaf: Any) -> bool:
-    """Chooses floating-point leaves of two or more dimensions.
+    """Chooses floating-point and complex leaves of two or more dimensions.
 
     Kernels and embeddings, then, but neither biases nor the scales of a norm.
     """
@@ -55,7 +55,7 @@ def where(*rules: Pattern) -> Rules:
     `**` crosses them), a compiled regular expression that must match the whole path, or
     either kind of exclusion: a glob with a leading "!". Later rules win. When the first
     rule is an exclusion, the start is the default of `dense_mask`, all floating-point
-    leaves of two or more dimensions; otherwise it is nothing.
+    and complex leaves of two or more dimensions; otherwise it is nothing.
 
     >>> sorted_choice = where("**/kernel", "!head/*")
     >>> leaf = jnp.zeros((2, 2))

@@ -60,6 +60,12 @@ def test_saliency_of_half_precision_neither_overflows_nor_vanishes(dtype):
     np.testing.assert_array_equal(scores, expected)
 
 
+def test_saliency_of_complex_weights():
+    params, grads = {"w": jnp.array([3 + 4j, 2])}, {"w": jnp.array([2j, -1 + 1j])}
+    found = jaxprune.saliency(params, {"w": jnp.array([True, True])}, 0, grads=grads)
+    np.testing.assert_allclose(found["w"], [10, 8**0.5], rtol=1e-6)
+
+
 def test_saliency_without_gradients_fails_by_name():
     with pytest.raises(TypeError, match="grads"):
         jaxprune.prune_now(PARAMS, jaxprune.to_sparsity(jaxprune.saliency, 0.5))

@@ -77,3 +77,14 @@ def test_nothing_to_penalize():
 def test_numpy_params():
     params = {"w": np.ones((2, 2), np.float32)}
     assert float(jaxprune.l1(params, jaxprune.dense_mask(params))) == 4.0
+
+
+def test_complex_weights_count_by_magnitude():
+    params = {"w": jnp.array([[3 + 4j, 0.1j], [1, 0]])}
+    mask = jaxprune.dense_mask(params)
+    value, grads = jax.value_and_grad(jaxprune.l1)(params, mask)
+    np.testing.assert_allclose(value, 6.1, rtol=1e-6)
+    np.testing.assert_allclose(grads["w"], [[0.6 - 0.8j, -1j], [1, 0]], rtol=1e-6)
+    value, grads = jax.value_and_grad(jaxprune.l2)(params, mask)
+    np.testing.assert_allclose(value, 13.005, rtol=1e-6)
+    np.testing.assert_allclose(grads["w"], [[3 - 4j, -0.1j], [1, 0]], rtol=1e-6)

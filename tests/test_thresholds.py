@@ -360,6 +360,20 @@ def test_layer_std_of_a_large_leaf_off_centre():
     np.testing.assert_allclose(std["w"], np.std(w.astype(np.float64)), rtol=1e-6)
 
 
+def test_complex_weights():
+    w = np.array([[3 + 4j, 1j, -1 - 1j, 2, -5j]], np.complex64)
+    params, mask = {"w": jnp.asarray(w)}, {"w": jnp.array([[True] * 4 + [False]])}
+    np.testing.assert_allclose(
+        jaxprune.layer_std(params, mask)["w"], np.std(w[:, :4]), rtol=1e-6
+    )
+    # Magnitudes 5, 1, 1.4, 2 and a deviation of 2.4.
+    expected = [True, False, False, True, False]
+    assert alive(jaxprune.by_std(0.8), params, mask) == expected
+    assert alive(magnitude_to(0.6), params, mask) == expected
+    found = jaxprune.to_quality(params, mask, {"w": 0.6})
+    assert alive(jaxprune.by_std(found), params, mask) == expected
+
+
 def test_layer_std_of_nothing_alive():
     std = jaxprune.layer_std({"w": jnp.ones((2, 2))}, {"w": jnp.zeros((2, 2), bool)})
     assert float(std["w"]) == 0
