@@ -26,6 +26,18 @@ def whole(name: str, value: Any, least: int = 0) -> int:
     return int(value)
 
 
+def check_integer(name: str, value: Any, least: int) -> None:
+    """Checks that an argument is an integer of at least `least`."""
+    if not isinstance(value, numbers.Integral) or value < least:
+        raise ValueError(f"{name} is {value!r}, expected at least {least}, an integer.")
+
+
+def check_fraction(name: str, value: Any) -> None:
+    """Checks that a sparsity is in [0, 1)."""
+    if not (is_number(value) and 0 <= value < 1):
+        raise ValueError(f"{name} is {value!r}, expected a fraction in [0, 1).")
+
+
 def check_function(name: str, value: Any, example: str) -> None:
     """Checks that an argument can be called.
 

@@ -8,14 +8,16 @@ Each function gives a mapping from path to sparsity that `to_sparsity` takes:
 
 import glob
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from jaxtyping import PyTree
 
+from jaxprune._checks import check_fraction
 from jaxprune._masks import check_mask, map_masked
-from jaxprune._paths import Pattern, leaf_names, matches, show
+from jaxprune._paths import Pattern, check_patterns, leaf_names, matches, show
 from jaxprune._types import Params
 
 
@@ -41,8 +43,9 @@ def uniform(
       Sparsity by path. `to_sparsity` leaves a leaf without one as it is.
 
     Raises:
-      ValueError: if `sparsity` is outside [0, 1), a pattern of `dense` matches no
-        prunable leaf, or the other leaves are too small to reach the sparsity.
+      ValueError: if `sparsity` is outside [0, 1), `dense` is no sequence of patterns,
+        one of them matches no prunable leaf, or the other leaves are too small to reach
+        the sparsity.
     """
     return _spread(params, mask, sparsity, dense, lambda shape: 1.0)
 
@@ -127,8 +130,12 @@ def _spread(
     weight: Callable[[tuple[int, ...]], float],
 ) -> dict[str, float]:
     """Gives each leaf the density c * weight(shape), at most 1, c as the total asks."""
-    if not 0 <= sparsity < 1:
-        raise ValueError(f"sparsity is {sparsity}, expected a fraction in [0, 1).")
+    check_fraction("sparsity", sparsity)
+    if isinstance(dense, str | re.Pattern):
+        raise ValueError(
+            f"dense is the pattern {show(dense)}, expected a sequence of patterns."
+        )
+    check_patterns("dense", dense)
     shapes = _prunable(params, mask)
     for pattern in dense:
         if not any(matches(pattern, name) for name in shapes):

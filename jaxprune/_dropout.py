@@ -3,6 +3,8 @@
 import math
 
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 
@@ -26,8 +28,7 @@ def adjust_dropout(rate: float, connections: int, alive: int) -> float:
     Source:
       Han et al. 2015 (arXiv:1506.02626), section 3.2, equation 2.
     """
-    if not 0 <= rate < 1:
-        raise ValueError(f"rate is {rate}, expected a probability in [0, 1).")
+    _check_rate(rate)
     if connections < 1:
         raise ValueError(f"connections is {connections}, expected at least 1.")
     if not 0 <= alive <= connections:
@@ -37,7 +38,9 @@ def adjust_dropout(rate: float, connections: int, alive: int) -> float:
     return rate * math.sqrt(alive / connections)
 
 
-def dropout_rate(rate: ArrayLike, mask_leaf: Bool[Array, "..."]) -> Float[Array, ""]:
+def dropout_rate(
+    rate: ArrayLike, mask_leaf: Bool[Array, "..."] | None
+) -> Float[Array, ""]:
     """Is `adjust_dropout` as a traced value, for use inside a jitted step.
 
     The model must take its rate as an argument: Flax's own `Dropout` refuses a traced
@@ -48,18 +51,30 @@ def dropout_rate(rate: ArrayLike, mask_leaf: Bool[Array, "..."]) -> Float[Array,
 
     Args:
       rate: probability of dropping a unit before pruning, in [0, 1).
-      mask_leaf: the mask of the layer's kernel.
+      mask_leaf: the mask of the layer's kernel; with `None`, never pruned, the rate
+        stays.
 
     Raises:
-      ValueError: if the mask has no element.
+      ValueError: if the mask has no element, or a rate that is not traced is out of
+        range.
 
     Source:
       Han et al. 2015 (arXiv:1506.02626), section 3.2, equation 2.
     """
+    if not isinstance(rate, Tracer):
+        _check_rate(np.asarray(rate))
+    rate = jnp.asarray(rate, jnp.float32)
+    if mask_leaf is None:
+        return rate
     if not mask_leaf.size:
         raise ValueError(
             f"mask_leaf has shape {mask_leaf.shape}, expected at least one connection."
         )
     # Rows are counted in integers, for float32 cannot count past 2**24.
     rows = jnp.sum(mask_leaf, axis=-1, dtype=jnp.int32).astype(jnp.float32)
-    return jnp.asarray(rate, jnp.float32) * jnp.sqrt(jnp.sum(rows) / mask_leaf.size)
+    return rate * jnp.sqrt(jnp.sum(rows) / mask_leaf.size)
+
+
+def _check_rate(rate: float | np.ndarray) -> None:
+    if not 0 <= rate < 1:
+        raise ValueError(f"rate is {rate}, expected a probability in [0, 1).")

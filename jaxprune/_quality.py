@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import PyTree
 
+from jaxprune._checks import check_fraction
 from jaxprune._counts import dead_number
 from jaxprune._deviation import layer_std
 from jaxprune._masks import map_masked
@@ -45,9 +46,14 @@ def to_quality(
       Quality by path; none for a leaf of which nothing dies.
 
     Raises:
-      ValueError: if a pattern matches no prunable leaf, a sparsity is outside [0, 1) or
-        the mask does not fit.
+      ValueError: if `sparsities` is no mapping, a pattern matches no prunable leaf, a
+        sparsity is outside [0, 1) or the mask does not fit.
     """
+    if not isinstance(sparsities, Mapping):
+        raise ValueError(
+            f"sparsities is {sparsities!r}, expected a mapping from patterns, such as "
+            "{'**': 0.5}."
+        )
     std = layer_std(params, mask) if std is None else std
     leaves: list[tuple[str, Any, Any, Any]] = []
     map_masked(
@@ -59,10 +65,7 @@ def to_quality(
     for (name, w, m, sigma), share in zip(leaves, shares, strict=True):
         if share is None:
             continue
-        if not 0 <= share < 1:
-            raise ValueError(
-                f"the sparsity of {name} is {share}, expected a fraction in [0, 1)."
-            )
+        check_fraction(f"the sparsity of {name}", share)
         threshold = _threshold(np.asarray(w), np.asarray(m), share)
         if threshold is not None and float(sigma) > 0:
             found[glob.escape(name)] = float(threshold) / float(sigma)

@@ -1,6 +1,5 @@
 """Schedules: when a mask changes. What it changes to is `_thresholds`."""
 
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxprune._checks import check_schedule, whole
+from jaxprune._checks import check_integer, check_schedule, whole
 from jaxprune._types import Mask, MaskSchedule, Params, Step
 
 
@@ -52,8 +51,7 @@ def every(
         not whole, or `schedule` is no function.
     """
     check_schedule(schedule)
-    if not isinstance(period, numbers.Integral) or period < 1:
-        raise ValueError(f"period is {period!r}, expected at least 1, an integer.")
+    check_integer("period", period, 1)
     first = whole("begin", begin)
     last = None if end is None else whole("end", end)
     if last is not None and last < first:

@@ -3,6 +3,7 @@
 import functools
 import glob
 from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from jaxprune._checks import check_fraction
 from jaxprune._counts import dead_number
 from jaxprune._criteria import magnitude
 from jaxprune._masks import apply_mask
@@ -59,7 +61,7 @@ def sensitivity_scan(
     *,
     base: Mapping[Any, float] | None = None,
     retrain: Callable[[Params, Mask], Params] | None = None,
-    file: Path | None = None,
+    file: str | PathLike[str] | None = None,
     report: Callable[[Point, int, int], Any] | None = None,
     **extra: Any,
 ) -> Scan:
@@ -91,19 +93,26 @@ def sensitivity_scan(
       **extra: what the criterion asks for, such as `grads`.
 
     Raises:
-      ValueError: if a level or base is outside [0, 1), a pattern matches no prunable
+      ValueError: if a level or base is outside [0, 1), the levels of a leaf are no
+        sequence, a pattern matches no prunable
         leaf, the mask does not fit, the metric is no scalar, or `file` is that of
         another scan.
 
     Source:
       Han et al. 2015 (arXiv:1506.02626), figure 6.
     """
+    file = None if file is None else Path(file)
     rows = {r.path: r for r in summarize(params, mask) if r.prunable and r.size}
     start = {path: _dead(row, 0.0) for path, row in rows.items()}
     for path, level in _by_leaf(base or {}, rows, "base").items():
         start[path] = _dead(rows[path], level)
     wanted = dict.fromkeys([Point("", 0, 0.0)])
     for path, levels in _by_leaf(sparsities, rows, "sparsities").items():
+        if np.ndim(levels) != 1:
+            raise ValueError(
+                f"the levels of {path} are {levels!r}, expected a sequence of "
+                "fractions in [0, 1)."
+            )
         counts = sorted({_dead(rows[path], level) for level in levels} - {start[path]})
         wanted |= dict.fromkeys(Point(path, dead, 0.0) for dead in counts)
     prune = pruner(criterion, tuple(rows))
@@ -173,8 +182,7 @@ def pruner(criterion: Criterion, names: tuple[str, ...]) -> Any:
 
 def _dead(row: LayerReport, level: float) -> int:
     """Counts what is dead at a level, by the rule of `to_sparsity`."""
-    if not 0 <= level < 1:
-        raise ValueError(f"a level is {level}, expected a fraction in [0, 1).")
+    check_fraction("a level", level)
     return max(dead_number(level, row.size), row.size - row.alive)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from jaxprune._checks import check_integer, is_number
 from jaxprune._knapsack import BUCKETS, plan, take
 from jaxprune._sensitivity import Curve, Scan
 
@@ -75,10 +76,11 @@ def solve(
         sample, as a little of it often does, less than the total would be chosen
         otherwise, for the sake of a gain that other data may not show.
       additive: whether increases of the loss add up, or those of its logarithm.
-      between: points tried between two neighbouring levels.
+      between: points tried between two neighbouring levels, at least 0.
 
     Raises:
-      ValueError: if not one of `total` and `value` is given, if no choice among the
+      ValueError: if not one of `total` and `value` is given, if it is no number or
+        `between` is negative, if no choice among the
         levels reaches it, if `costs` lacks a leaf, or if a loss whose logarithm is
         wanted is not positive.
     """
@@ -86,6 +88,10 @@ def solve(
         raise ValueError(
             f"total is {total} and value is {value}, expected one of them."
         )
+    for name, most in (("total", total), ("value", value)):
+        if most is not None and not (is_number(most) and most == most):
+            raise ValueError(f"{name} is {most!r}, expected a number.")
+    check_integer("between", between, 0)
     costs = weight_costs(scan) if costs is None else costs
     if missing := [path for path in scan.curves if path not in costs.curves]:
         raise ValueError(

@@ -1,7 +1,6 @@
 """How a mask is cut: to a sparsity, or at a multiple of the standard deviation."""
 
 import math
-import numbers
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -10,7 +9,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from jaxprune._checks import check_function, is_number
+from jaxprune._checks import (
+    check_fraction,
+    check_function,
+    check_integer,
+    is_number,
+)
 from jaxprune._criteria import magnitude
 from jaxprune._cut import cut, keys_of
 from jaxprune._deviation import layer_std
@@ -57,8 +61,8 @@ def to_sparsity(
     """
     check_function("criterion", criterion, "jaxprune.magnitude")
     for s in _values(sparsity, "sparsity"):
-        if not callable(s) and not (is_number(s) and 0 <= s < 1):
-            raise ValueError(f"sparsity is {s!r}, expected a fraction in [0, 1).")
+        if not callable(s):
+            check_fraction("sparsity", s)
     if scope not in ("leaf", "global"):
         raise ValueError(f"scope is {scope!r}, expected 'leaf' or 'global'.")
     if scope == "global" and isinstance(sparsity, Mapping):
@@ -66,7 +70,7 @@ def to_sparsity(
             "a mapping gives sparsities to leaves, expected one number or schedule for "
             "scope 'global'; use scope 'leaf'."
         )
-    _check_min_keep(min_keep)
+    check_integer("min_keep", min_keep, 0)
 
     def schedule(params: Params, mask: Mask, step: Step, **extra: Any) -> Mask:
         def keys() -> list[Array]:
@@ -140,7 +144,7 @@ def by_std(
     for q in _values(quality, "quality"):
         if not (is_number(q) and 0 < q < math.inf):
             raise ValueError(f"quality is {q!r}, expected a positive factor.")
-    _check_min_keep(min_keep)
+    check_integer("min_keep", min_keep, 0)
 
     def schedule(params: Params, mask: Mask, step: Step, **extra: Any) -> Mask:
         def keys() -> list[Array]:
@@ -204,8 +208,3 @@ def _by_leaf(value: Any, params: Params, mask: Mask, what: str) -> list[Any]:
     if isinstance(value, Mapping):
         return lookup(value, names, what)
     return [value for _ in names]
-
-
-def _check_min_keep(min_keep: int) -> None:
-    if not isinstance(min_keep, numbers.Integral) or min_keep < 0:
-        raise ValueError(f"min_keep is {min_keep!r}, expected at least 0, an integer.")

@@ -1,7 +1,9 @@
 """How a sparsity is shared out: by hand, by SciPy's root finder, by pruning with it."""
 
 import fnmatch
+import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -112,6 +114,19 @@ def test_nothing_to_prune_is_nothing():
     params, mask = network()
     assert jaxprune.uniform(params, mask, 0.0) == {}
     assert jaxprune.erdos_renyi_kernel(params, mask, 0.0) == {}
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_arguments_of_another_kind(name):
+    spread = functools.partial(getattr(jaxprune, name), *network())
+    with pytest.raises(ValueError, match=r"sparsity is 'x', expected a fraction in"):
+        spread("x")
+    for dense in ("fc*/*", re.compile("fc")):
+        with pytest.raises(ValueError, match=r"dense is the pattern 'fc.*a sequence"):
+            spread(0.5, dense=dense)
+    with pytest.raises(ValueError, match="dense got the pattern 3, expected a glob"):
+        spread(0.5, dense=[3])
 
 
 def test_bad_input():

@@ -71,3 +71,17 @@ def test_inside_a_step_it_follows_the_mask():
 def test_a_mask_without_connections_is_refused():
     with pytest.raises(ValueError, match=r"mask_leaf has shape \(0, 4\), expected"):
         jaxprune.dropout_rate(0.5, jnp.ones((0, 4), bool))
+
+
+@pytest.mark.parametrize("rate", [-1.0, 1, math.nan, np.float32(1), jnp.array(2.0)])
+def test_a_rate_out_of_range_is_refused_unless_it_is_traced(rate):
+    mask = jnp.ones((2, 2), bool)
+    with pytest.raises(ValueError, match=r"rate is .*, expected a probability in"):
+        jaxprune.dropout_rate(rate, mask)
+    with pytest.raises(ValueError, match=r"rate is .*, expected a probability in"):
+        jax.eval_shape(lambda mask: jaxprune.dropout_rate(rate, mask), mask)
+    jax.eval_shape(jaxprune.dropout_rate, rate, mask)
+
+
+def test_a_leaf_that_is_never_pruned_keeps_its_rate():
+    assert float(jaxprune.dropout_rate(0.5, None)) == 0.5

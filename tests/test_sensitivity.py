@@ -216,6 +216,22 @@ def test_the_file_of_another_scan_is_refused(problem, tmp_path):
         assert file.read_text() == other
 
 
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize("levels", [0.5, {"**": 0.5}, "0.5"])
+def test_levels_are_a_sequence(problem, levels):
+    params, mask, _ = problem
+    message = "levels of fc1/kernel are '?0.5'?, expected a sequence"
+    with pytest.raises(ValueError, match=message):
+        jaxprune.sensitivity_scan(lambda p: 0.0, params, mask, levels)
+
+
+def test_a_file_by_its_name(problem, tmp_path):
+    params, mask, _ = problem
+    file = tmp_path / "scan.json"
+    jaxprune.sensitivity_scan(lambda p: 0.0, params, mask, [], file=str(file))
+    assert file.exists()
+
+
 def test_bad_input(problem):
     params, mask, batch = problem
     scan = lambda *args, **kw: jaxprune.sensitivity_scan(

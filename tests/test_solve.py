@@ -184,6 +184,26 @@ def test_quality_kills_what_the_sparsity_kills():
     assert jaxprune.to_quality(params, mask, {"**": 0.0}) == {}
 
 
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"total": np.nan}, "total is nan, expected a number"),
+    ({"value": np.nan}, "value is nan, expected a number"),
+    ({"total": "100"}, "total is '100', expected a number"),
+    ({"total": 100, "between": -1}, "between is -1, expected at least 0, an integer"),
+    ({"total": 100, "between": 1.5}, "between is 1.5, expected at least 0, an integ"),
+])  # fmt: skip
+def test_arguments_of_another_kind(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        jaxprune.solve(*instance(0), **arguments)
+
+
+@pytest.mark.usefixtures("untyped")
+def test_one_sparsity_has_no_quality_by_path():
+    params = make_params()
+    with pytest.raises(ValueError, match=r"sparsities is 0.5, expected a mapping"):
+        jaxprune.to_quality(params, jaxprune.dense_mask(params), 0.5)
+
+
 def test_bad_input():
     scan, costs = instance(0)
     with pytest.raises(ValueError, match="total is None and value is None"):
