@@ -37,7 +37,8 @@ def to_sparsity(
     (d + 1)-th smallest die, where d = (q n + 2**23) >> 24 and q = round(2**24 s), the
     sparsity s being read as float32. Weights tied with it live, and so does a NaN, so
     that pruning never hides one; the dead stay dead. The threshold is exact, found with
-    no sort, reshape or concatenation, so sharded leaves stay where they are.
+    no sort, reshape or concatenation, so sharded leaves stay where they are. Scores are
+    read as float32: those of float64 or of integers that it cannot tell apart are tied.
 
     Args:
       criterion: scores, for instance `magnitude`.

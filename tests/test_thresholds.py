@@ -159,6 +159,14 @@ def test_half_precision(dtype):
         np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.usefixtures("untyped")
+def test_scores_that_float32_cannot_tell_apart_are_tied():
+    params = {"w": 2**24 + jnp.arange(4)}  # past 2**24, as float32: 0, 0, 2 and 4
+    mask = {"w": jnp.ones(4, bool)}
+    found = masks(magnitude_to(0.25), params, mask)["w"]
+    assert found.tolist() == [True] * 4
+
+
 def test_the_dead_stay_dead_and_count_as_lowest():
     mask = {"w": jnp.abs(TEN["w"]) < 5.5}  # the five largest are dead
     assert alive(magnitude_to(0.5), TEN, mask) == mask["w"].tolist()[0]
