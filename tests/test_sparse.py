@@ -127,6 +127,7 @@ def test_bfloat16_inputs_are_summed_in_float32():
         (lambda w, m: sparse.to_kernel(w, m, axis=2), "axis is 2"),
         (lambda w, m: sparse.to_kernel(1e6 * w, m, values="float16"), "float16"),
         (lambda w, m: sparse.product(jnp.ones(5), sparse.to_kernel(w, m)), "300 last"),
+        (lambda w, m: sparse.product(jnp.arange(300), sparse.to_kernel(w, m)), "int32"),
         (lambda w, m: sparse.sparsify({"w": w}, {"w": m}, batch=0), "batch is 0"),
     ],
 )
@@ -194,6 +195,20 @@ def test_products_of_either_side_and_transposed():
         (0, lambda w: jnp.einsum("bi,io->bo", x, w)),
     ):
         close(sparse.lift(f)(sparse.to_kernel(w, mask, axis=axis)), f(dense))
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint8", "bool", "bfloat16", "complex64"])
+def test_inputs_of_another_dtype_than_the_weights(dtype):
+    w, mask = pruned(6, 4, keep=0.5)
+    dense, kernel = np.where(mask, w, 0), sparse.to_kernel(w, mask)
+    x = (jnp.arange(12.0).reshape(2, 6) % 4 + 0.3).astype(dtype)
+    x = x * 1j if dtype == "complex64" else x
+    wide = np.asarray(x).astype(np.complex128) @ dense
+    for f in (lambda w: x @ w, lambda w: (w.T @ x.T).T):
+        got = sparse.lift(f)(kernel)
+        assert got.dtype == f(jnp.asarray(dense)).dtype
+        close(got, wide if dtype == "complex64" else wide.real)
+    close(sparse.lift(lambda w: x @ w + jnp.ones(4))(kernel), got + 1)
 
 
 def test_what_has_no_sparse_form_is_right_and_said(caplog):

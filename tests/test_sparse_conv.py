@@ -132,6 +132,12 @@ def test_a_bias_of_another_shape_is_refused():
         sparse.convolve(images(1, 4, 6, 1), conv, ((0, 0), (0, 0)), bias=jnp.ones(3))
 
 
+def test_images_of_whole_numbers_are_refused():
+    conv = sparse.to_conv(*pruned((3, 3, 1, 2)))
+    with pytest.raises(ValueError, match="x is int32, expected floating point"):
+        sparse.convolve(jnp.ones((1, 4, 6, 1), int), conv, ((0, 0), (0, 0)))
+
+
 @pytest.mark.parametrize("pool", [0, 3])
 def test_a_window_larger_than_the_result_is_refused(pool):
     conv = sparse.to_conv(*pruned((3, 3, 1, 2)))

@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Num
 
 from jaxprune.sparse._conv_worker import LINES, NARROW, STEP
 from jaxprune.sparse._fast import custom_call, most_threads, target
-from jaxprune.sparse._kernel import SparseKernel, to_kernel
+from jaxprune.sparse._kernel import SparseKernel, check_floating, to_kernel
 from jaxprune.sparse._kernel import to_dense as matrix_to_dense
 
 
@@ -96,7 +96,7 @@ def convolve(
     convolution with the kernel written out.
 
     Args:
-      x: images.
+      x: images, of floating point.
       conv: the weights.
       padding: zeros before and after the rows, and the columns.
       pool: rows and columns of a window, and the distance between windows; rows and
@@ -104,9 +104,10 @@ def convolve(
       bias: (out,), what is added in the end.
 
     Raises:
-      ValueError: if `pool` is not positive, the result is smaller than a window, or
-        `bias` has another shape.
+      ValueError: if `x` is not of floating point, `pool` not positive, the result
+        smaller than a window, or `bias` has another shape.
     """
+    check_floating(x)
     rows, columns, _, outputs = conv.shape
     if bias is not None and bias.shape != (outputs,):
         raise ValueError(f"bias has shape {bias.shape}, expected ({outputs},).")

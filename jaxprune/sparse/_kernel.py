@@ -237,3 +237,12 @@ def to_dense(kernel: SparseKernel) -> Float[Array, "rows columns"]:
     if kernel.scale is not None:
         dense = dense * kernel.scale
     return dense if kernel.axis == 0 else dense.T
+
+
+def check_floating(x: Any) -> None:
+    """Refuses what a product in float32 would be rounded to."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            f"x is {x.dtype}, expected floating point, for the result has its dtype; "
+            "convert it beforehand, x.astype(jnp.float32)."
+        )

@@ -162,14 +162,17 @@ def _instead(eqn: Any, inputs: list[Any], layer: Callable[..., Any]) -> list[Any
 
 
 def _dot(left: Any, right: Any, numbers: Any) -> jax.Array | None:
-    """Gives the product of an array and a matrix, or `None` if it sums other axes."""
+    """Gives the product of an array and a matrix; `None` if it has no sparse form."""
     (over_left, over_right), (batch, _) = numbers
     flipped = _is_sparse(left)
     kernel = cast(SparseKernel, left if flipped else right)
     x, over = (right, over_right) if flipped else (left, over_left)
     if batch or tuple(over_left if flipped else over_right) != (kernel.axis,):
         return None
-    y = product(jnp.moveaxis(x, over[0], -1), kernel)
+    if jnp.iscomplexobj(x):  # which product does not take
+        return None
+    # The result may be wider than x, which product would round it to.
+    y = product(jnp.moveaxis(x, over[0], -1).astype(jnp.float32), kernel)
     return jnp.moveaxis(y, -1, 0) if flipped else y
 
 
@@ -196,7 +199,8 @@ class _Sums:
         first = inputs[0]
         if name == "dot_general" and not _is_sparse(first):
             kernel, over = inputs[1], eqn.params["dimension_numbers"][0]
-            if isinstance(kernel, SparseKernel):
+            real = not jnp.iscomplexobj(first)
+            if isinstance(kernel, SparseKernel) and real:
                 if over == ((first.ndim - 1,), (kernel.axis,)):
                     self._products[eqn.outvars[0]] = first, kernel
         elif not _is_sparse(first):

@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float, Num
 
 from jaxprune.sparse._fast import fast, target
-from jaxprune.sparse._kernel import SparseKernel
+from jaxprune.sparse._kernel import SparseKernel, check_floating
 from jaxprune.sparse._portable import portable
 
 
@@ -32,9 +32,10 @@ def product(
       (..., outputs), of the dtype of `x`.
 
     Raises:
-      ValueError: if the last axis of `x` is not the kernel's inputs, or the shape of
-        `bias` not that of its outputs.
+      ValueError: if `x` is not of floating point, its last axis not the kernel's
+        inputs, or the shape of `bias` not that of its outputs.
     """
+    check_floating(x)
     wide, outputs = kernel.shape[kernel.axis], kernel.shape[1 - kernel.axis]
     if x.ndim == 0 or x.shape[-1] != wide:
         raise ValueError(
