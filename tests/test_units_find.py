@@ -358,6 +358,62 @@ def test_what_no_link_describes_is_kept(run):
         )
 
 
+def normed(p, x):
+    h = jax.nn.relu(dense(p["a"], x))
+    return dense(p["c"], h) / jnp.linalg.norm(p["a"]["kernel"])
+
+
+def penalised(p, x):
+    h = jax.nn.relu(dense(p["a"], x))
+    return dense(p["c"], h), (p["c"]["kernel"] ** 2).mean()
+
+
+def bias_read(p, x):
+    h = jax.nn.relu(dense(p["a"], x))
+    return dense(p["c"], h) + p["a"]["bias"].sum()
+
+
+def embedded(p, x):
+    rows = p["c"]["kernel"][(x[:, 0] > 0).astype(int)]
+    return jax.nn.relu(dense(p["a"], rows)) @ p["c"]["kernel"].T
+
+
+def joined(p, x):
+    h = jax.nn.relu(dense(p["a"], x)) @ p["c"]["kernel"]
+    return jnp.concatenate([h, p["a"]["kernel"]])
+
+
+def one_bias(p, x):
+    h = jax.nn.relu(dense(p["a"], x))
+    h = jax.nn.relu(h @ p["b"]["kernel"] + p["a"]["bias"])
+    return dense(p["c"], h)
+
+
+ELSEWHERE = {
+    normed: "a/kernel", penalised: "c/kernel", bias_read: "a/bias",
+    embedded: "c/kernel", joined: "a/kernel", one_bias: "a/bias",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("run", ELSEWHERE)
+def test_what_is_read_elsewhere_too_is_kept(run):
+    """Units 0 and 1 of each layer have no inputs and biases, 4 and 5 no readers."""
+    one = {"kernel": shape(6, 6), "bias": shape(6)}
+    tree: Any = random_like({name: one for name in "abc"})
+    for layer in tree.values():
+        layer["kernel"] = layer["kernel"].at[:, :2].set(0).at[4:].set(0)
+    mask = jaxprune.mask_from_zeros(tree)
+    links = find_links(run, tree, shape(3, 6))
+    small = remove_dead(tree, mask, links)
+    x = jax.random.normal(jax.random.key(0), (3, 6))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+        run(small.params, x),
+        run(tree, x),
+    )
+    assert f"{ELSEWHERE[run]} is read elsewhere too" in [mixes(link) for link in links]
+
+
 def negated(p, x):
     h = jax.nn.relu(x @ p["a"]["kernel"] - p["a"]["bias"])
     return dense(p["c"], jax.nn.relu(h @ p["b"]["kernel"] + 2 * p["b"]["bias"]))

@@ -1,5 +1,6 @@
 """Links found by following a function's program."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from jaxprune.units._follow import follow_step
 from jaxprune.units._labels import Active, Makers
 from jaxprune.units._link import Link, rows_of
 from jaxprune.units._pieces import Piece
-from jaxprune.units._walk import Value, Walk
+from jaxprune.units._walk import Value, Walk, share
 
 
 def find_links(
@@ -26,8 +27,9 @@ def find_links(
     Every number of every activation is followed, so it does not matter which library
     the layers come from, nor whether a convolution is written as one. A layer whose
     units are used in a way that no link describes (added to those of another, returned,
-    multiplied by activations) gets links that keep all of its units and say why; one
-    that none of the links names as producer keeps its units too.
+    multiplied by activations), or whose kernel or bias is read elsewhere too (by a
+    norm, a penalty, a tied layer), gets links that keep all of its units and say why;
+    one that none of the links names as producer keeps its units too.
 
     Runs on the host, operation by operation: a batch of one is enough.
 
@@ -48,7 +50,7 @@ def find_links(
     leaves, names = jax.tree.leaves(params), jax.tree.leaves(leaf_names(params))
     shapes = [tuple(leaf.shape) for leaf in leaves]
     stored = dict(zip(program.inputs, range(len(leaves)), strict=False))
-    walk = Walk(program, shapes, names, Makers(), [], stored, set())
+    walk = Walk(program, shapes, names, Makers(), [], stored, set(), set())
     values: dict[int, Value] = {
         slot: Constant(lambda value=value: value)
         for slot, value in program.constants.items()
@@ -66,12 +68,16 @@ def find_links(
         value = values[slot]
         if isinstance(value, Active):
             walk.makers.pin(walk.makers.of(value.label), "the function returns it")
+    share(walk, [values[slot] for slot in program.outputs])
     return _assemble(walk)
 
 
 def _assemble(walk: Walk) -> tuple[Link, ...]:
-    found = []
-    for leaf in dict.fromkeys(piece.leaf for piece in walk.pieces):
+    found, kernels = [], dict.fromkeys(piece.leaf for piece in walk.pieces)
+    roles = Counter([*kernels, *walk.makers.biases.values()])
+    shared = walk.shared | {leaf for leaf, count in roles.items() if count > 1}
+    shared = {walk.paths[leaf] for leaf in shared}
+    for leaf in kernels:
         pieces = [piece for piece in walk.pieces if piece.leaf == leaf]
         found += _links_to(walk, leaf, pieces)
     links = []
@@ -79,6 +85,10 @@ def _assemble(walk: Walk) -> tuple[Link, ...]:
         if producer in walk.makers.pinned:
             reason = f"mixing: {walk.makers.pinned[producer]}"
             link = link._replace(between=(*link.between, reason))
+        for path in (*link[:2], *(link.biases or ())):
+            if path in shared:
+                reason = f"mixing: {path} is read elsewhere too"
+                link = link._replace(between=(*link.between, reason))
         links.append(link)
     return tuple(links)
 

@@ -11,7 +11,7 @@ from jaxprune._program import Step
 from jaxprune._weights import Constant, Weight
 from jaxprune.units._labels import Active, combine, named, step_of
 from jaxprune.units._link import Between
-from jaxprune.units._walk import Value, Walk
+from jaxprune.units._walk import Value, Walk, share
 
 
 # Steps that compute every number of the result from one number of each operand.
@@ -97,6 +97,7 @@ def _with_weight(
         if bias is not None and fresh and found[0] not in makers.biases:
             makers.biases[found[0]] = bias
             return Active(label, through)
+    share(walk, weights)
     names = ", ".join(walk.paths[leaf] for w in weights for leaf in sorted(w.leaves))
     makers.pin(found, f"{names} acts on it")
     return Active(label, through)

@@ -11,7 +11,7 @@ from jaxprune._program import Step, run_step
 from jaxprune._weights import JOINS, Constant
 from jaxprune.units._labels import BIG, Active, gather, named
 from jaxprune.units._link import Between
-from jaxprune.units._walk import Value, Walk, give_up
+from jaxprune.units._walk import Value, Walk, give_up, share
 
 
 REDUCTIONS = ("reduce_max", "reduce_min", "reduce_sum")
@@ -21,6 +21,7 @@ WINDOWS = ("reduce_window_max", "reduce_window_min", "reduce_window_sum")
 def moved(walk: Walk, step: Step, inputs: Sequence[Value]) -> list[Active]:
     """Follows a step that moves, drops or repeats numbers, or adds constant ones."""
     name = step.primitive.name
+    share(walk, inputs)
     operands, borders = [], list[float]()
     for i, (slot, x) in enumerate(zip(step.inputs, inputs, strict=True)):
         filled = name in JOINS or (name == "pad" and i == 1)
