@@ -241,6 +241,24 @@ def test_a_leaf_that_is_no_matrix_cannot_be_chosen():
         )
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"mask": {"w": np.ones((1, 4), bool), "b": None}}, r"\(1, 4\), .* \(6, 4\)"),
+        ({"where": jaxprune.where("fc*/kernel")}, r"'fc.*' matches no leaf.* b, w"),
+        ({"where": lambda name, _: name == "b"}, "b is chosen by `where` but not cov"),
+        ({"values": "bf16"}, "values is 'bf16', expected one of float32"),
+        ({"axis": 2}, "axis is 2, expected 0 or 1"),
+    ],
+)
+def test_sparsify_names_what_does_not_fit(given, message):
+    """Of a matrix so small that it stays dense, so that nothing else would object."""
+    params = {"w": np.ones((6, 4), np.float32), "b": np.ones((2, 2), np.float32)}
+    mask = {"w": np.ones((6, 4), bool), "b": None}
+    with pytest.raises(ValueError, match=message):
+        sparse.sparsify(params, **{"mask": mask, **given})
+
+
 def test_dead_weights_and_uncovered_leaves():
     params = {"w": jnp.array([[1.0, 2.0]]), "b": jnp.array([3.0])}
     mask = {"w": jnp.array([[True, False]]), "b": None}

@@ -212,7 +212,7 @@ def test_an_unchanged_model_runs(caplog):
     make = lambda *names: sparse.sparsify(
         params,
         mask,
-        where=lambda name, _: name.split("/")[0] in names,
+        where=lambda name, _: name in [f"{layer}/kernel" for layer in names],
         convolutions=True,
     )
     some = make("conv1", "conv2", "fc")

@@ -169,10 +169,7 @@ def to_kernel(
         raise ValueError(
             f"matrix has shape {weights.shape} and mask {alive.shape}; expected equal."
         )
-    if values not in _VALUES:
-        raise ValueError(f"values is {values!r}, expected one of {', '.join(_VALUES)}.")
-    if axis not in (0, 1):
-        raise ValueError(f"axis is {axis}, expected 0 or 1.")
+    check_form(values, axis)
     shape = (weights.shape[0], weights.shape[1])
     if axis == 0:
         weights, alive = weights.T, alive.T
@@ -237,6 +234,14 @@ def to_dense(kernel: SparseKernel) -> Float[Array, "rows columns"]:
     if kernel.scale is not None:
         dense = dense * kernel.scale
     return dense if kernel.axis == 0 else dense.T
+
+
+def check_form(values: str, axis: int) -> None:
+    """Refuses what weights cannot be stored as, and an axis that a matrix has not."""
+    if values not in _VALUES:
+        raise ValueError(f"values is {values!r}, expected one of {', '.join(_VALUES)}.")
+    if axis not in (0, 1):
+        raise ValueError(f"axis is {axis}, expected 0 or 1.")
 
 
 def check_floating(x: Any) -> None:

@@ -9,14 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from jaxprune._masks import map_masked
+from jaxprune._masks import check_mask, map_masked
 from jaxprune._paths import leaf_names
+from jaxprune._scope import Rules
 from jaxprune._types import Mask, Params
 from jaxprune.sparse._choose import Costs, choose, conv_pays
 from jaxprune.sparse._conv import SparseConv, conv_to_dense, to_conv
 from jaxprune.sparse._costs import default_costs
 from jaxprune.sparse._groups import SparseGroups, groups_to_dense, to_groups
-from jaxprune.sparse._kernel import SparseKernel, to_dense, to_kernel
+from jaxprune.sparse._kernel import (
+    SparseKernel,
+    check_form,
+    to_dense,
+    to_kernel,
+)
 
 
 def sparsify(
@@ -45,7 +51,7 @@ def sparsify(
       costs: of a product in every form on the machine that will run it, for instance
         by `read_costs`; the default is `default_costs`.
       where: a function of (path, leaf), for instance `jaxprune.where("fc*/kernel")`:
-        the leaves to make sparse whatever they cost.
+        the leaves to make sparse whatever they cost, all covered by the mask.
       values: what live weights are stored as, "float32", "float16" or "int8".
       axis: of the inputs of every matrix: 0 as in Flax, 1 as in PyTorch and Equinox.
       fast: whether sparse matrices are run by the kernel of the extra `fast`, on a
@@ -61,11 +67,16 @@ def sparsify(
         for small images, where the call of a convolution costs as much as its work.
 
     Raises:
-      ValueError: if `batch` is less than 1, `where` chooses a leaf that cannot be
-        sparse, `groups` names one that is no convolution's kernel, `positions` names no
-        leaf or holds a number below 1, or as `to_groups`, `to_kernel` and
-        `default_costs`.
+      ValueError: if the mask does not fit the params, `batch` is less than 1, a rule of
+        `where` matches no leaf, `where` chooses one that cannot be sparse or that the
+        mask does not cover, `groups` names one that is no convolution's kernel,
+        `positions` names no leaf or holds a number below 1, or as `to_groups`,
+        `to_kernel` and `default_costs`.
     """
+    check_mask(params, mask)
+    check_form(values, axis)
+    if where is not None:
+        _check_where(where, params, mask)
     groups, positions = groups or {}, positions or {}
     _check_groups(groups, params)
     _check_positions(positions, params)
@@ -104,6 +115,21 @@ def sparsify(
         return to_kernel(leaf, alive, axis=axis, values=values, fast=by_numba)
 
     return map_masked(at_leaf, params, mask, leaf_names(params))
+
+
+def _check_where(where: Callable[[str, Any], bool], params: Params, mask: Mask) -> None:
+    paths = leaf_names(params)
+    names, leaves = jax.tree.leaves(paths), jax.tree.leaves(params)
+    if isinstance(where, Rules):
+        where.check(names)
+    never = map_masked(lambda *_: None, paths, mask, elsewhere=lambda name: name)
+    never = set(jax.tree.leaves(never))
+    for name, leaf in zip(names, leaves, strict=True):
+        if name in never and where(name, leaf):
+            raise ValueError(
+                f"{name} is chosen by `where` but not covered by the mask, so it has "
+                "no dead weights to leave out. Leave it out of `where`."
+            )
 
 
 def _check_groups(groups: Mapping[str, int], params: Params) -> None:
