@@ -24,6 +24,8 @@ import jaxprune
 from jaxprune import compress
 from jaxprune.compress import _file as container
 from jaxprune.compress import _leaf as leaf_code
+from jaxprune.compress._huffman import CorruptError
+from jaxprune.compress._save import named_leaves
 
 
 CODERS = ["range", "huffman"]
@@ -204,6 +206,17 @@ def test_params_of_any_framework_come_back(tmp_path):
     np.testing.assert_array_equal(found, np.ones(3))
 
 
+@pytest.mark.parametrize("names", [("a", "a/b"), ("a/b/c", "a")])
+def test_paths_below_others_need_params_like(tmp_path, names):
+    params = {name: np.full(2, i) for i, name in enumerate(names)}
+    compress.save(tmp_path / "x", params)
+    chex.assert_trees_all_equal(compress.load(tmp_path / "x", params)[0], params)
+    message = f"{max(names)} lies below the leaf a, .* params_like"
+    with pytest.raises(ValueError, match=message) as error:
+        compress.load(tmp_path / "x")
+    assert not isinstance(error.value, CorruptError)
+
+
 def test_sharding_is_that_of_params_like(tmp_path):
     mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = jax.NamedSharding(mesh, jax.P("x"))
@@ -221,12 +234,17 @@ def test_what_does_not_fit_is_refused(tmp_path):
         (({**params, "none": np.ones((2, 3))}, mask), "6 dead weights of none are not"),
         (({"a": {"b": np.ones(1)}, "a/b": np.ones(1)}, None), "two leaves .* a/b"),
         (({"a": np.array(["x"])}, None), "a is <U1"),
+        (({"a": jax.ShapeDtypeStruct((2,), "float32")}, None), "a is a ShapeDtypeS"),
+        (({"a": {"key": jax.random.key(0)}}, None), r"a/key holds .* nnx\.Param"),
     ):
         with pytest.raises(ValueError, match=message):
             compress.save(path, *wrong)
     unchecked: Any = vars(compress.save)["__wrapped__"]  # by jaxtyping
     with pytest.raises(ValueError, match="coder is 'zip'"):
         unchecked(path, params, mask, coder="zip")
+    unchecked = vars(named_leaves)["__wrapped__"]
+    with pytest.raises(ValueError, match="a is a float, expected an array; make it"):
+        list(unchecked({"a": 1.0, "w": np.ones(2)}, None))
     assert not list(tmp_path.iterdir())
     saved(path)
     for like, message in (

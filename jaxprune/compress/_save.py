@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxprune._masks import check_mask, map_masked
@@ -50,7 +51,8 @@ def save(
       ImportError: if constriction is needed and not installed.
       OSError: if the file cannot be written.
       ValueError: naming the leaf, if the mask does not fit, a dead weight is not zero,
-        two leaves have one path, or a dtype is none that the file can hold.
+        two leaves have one path, or a leaf is no array of a dtype that the file can
+        hold.
 
     Source:
       Han et al. 2016 (arXiv:1510.00149), sections 2 to 4.
@@ -92,7 +94,8 @@ def load(
       ImportError: if constriction is needed and not installed.
       OSError: if the file cannot be opened.
       ValueError: if it holds other leaves than `params_like`, or of another shape or
-        dtype.
+        dtype; without `params_like`, if one path lies below another, as "a/b" below
+        "a", for which there are no nested dicts.
     """
     with open(path, "rb") as file:
         with located(str(path)):
@@ -107,8 +110,7 @@ def load(
         with located(str(path)):
             _file.read_graph(file, contents)  # only to see that it is whole
     if wanted is None:
-        with located(str(path)):
-            return _nested(leaves, 0), _nested(leaves, 1)
+        return _nested(path, leaves, 0), _nested(path, leaves, 1)
     structure = jax.tree.structure(params_like)
     params, mask = zip(*(leaves[name] for name in wanted), strict=True)
     return structure.unflatten(params), structure.unflatten(mask)
@@ -140,7 +142,7 @@ def named_leaves(
         name = leaf_name(key)
         if name in named:
             raise ValueError(f"two leaves have the path {name}, expected one each.")
-        check_dtype(name, np.dtype(p.dtype))
+        _check_array(name, p)
         named[name] = p
     for name, p in named.items():
         m = masks.get(name)
@@ -151,6 +153,20 @@ def named_leaves(
                 "jaxprune.apply_mask(params, mask)."
             )
         yield name, p, m
+
+
+def _check_array(name: str, p: Any) -> None:
+    leave_out = "leave it out, for instance by nnx.state(model, nnx.Param)"
+    if not isinstance(p, np.ndarray | np.generic | jax.Array):
+        raise ValueError(
+            f"{name} is a {type(p).__name__}, expected an array; make it one, or "
+            f"{leave_out}."
+        )
+    if jnp.issubdtype(p.dtype, jax.dtypes.prng_key):
+        raise ValueError(
+            f"{name} holds random keys, {p.dtype}, expected numbers; {leave_out}."
+        )
+    check_dtype(name, np.dtype(p.dtype))
 
 
 @contextmanager
@@ -192,18 +208,22 @@ def _like(like: Any, x: np.ndarray) -> Any:
     return x if sharding is None else jax.device_put(x, sharding)
 
 
-def _nested(leaves: dict[str, tuple[Any, Any]], which: int) -> Any:
+def _nested(path: Any, leaves: dict[str, tuple[Any, Any]], which: int) -> Any:
     if list(leaves) == [""]:  # an array by itself
         return leaves[""][which]
+    for name in leaves:
+        parts = name.split("/")
+        for n in range(1, len(parts)):
+            if (above := "/".join(parts[:n])) in leaves:
+                raise ValueError(
+                    f"{path}: {name} lies below the leaf {above}, so that nested dicts "
+                    "cannot hold both; give params_like."
+                )
     tree: dict[str, Any] = {}
     for name, pair in leaves.items():
         *parents, last = name.split("/")
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})
-            if not isinstance(node, dict):
-                raise CorruptError(f"{name} lies below another leaf")
-        if last in node:
-            raise CorruptError(f"{name} is there twice, or has leaves below it")
         node[last] = pair[which]
     return tree
