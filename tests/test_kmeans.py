@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.cluster.vq import kmeans2
 
-from jaxprune.compress import share_weights
+from jaxprune.compress import share, share_weights
 from jaxprune.compress._cells import SORT_UP_TO, cells, nearest, ordered_bits
 
 
@@ -156,10 +156,29 @@ def test_ordered_bits_order_like_floats(pair):
         assert (a < b) == (pair[0] < pair[1])
 
 
-@pytest.mark.parametrize("bits", [0, 17])
-def test_bits_out_of_range(bits):
-    with pytest.raises(ValueError, match=f"bits is {bits}, expected 1 to 16"):
-        share_weights(normal(3), bits)
+@pytest.mark.parametrize(
+    ("bits", "init", "message"),
+    [
+        (0, "linear", "bits is 0, expected an integer from 1 to 16"),
+        (17, "linear", "bits is 17, expected an integer from 1 to 16"),
+        (2.5, "linear", "bits is 2.5, expected an integer from 1 to 16"),
+        (2, "kmeans++", r"init is 'kmeans\+\+', expected one of linear, density, rand"),
+    ],
+)
+def test_settings_out_of_range(bits, init, message):
+    params, mask = {"w": normal(3)}, {"w": np.ones(3, bool)}
+    unchecked = vars(share_weights)["__wrapped__"]  # by jaxtyping
+    with pytest.raises(ValueError, match=message):
+        unchecked(normal(3), bits, init=init)
+    unchecked = vars(share)["__wrapped__"]
+    for widths in (bits, {"w": bits}):
+        with pytest.raises(ValueError, match=message):
+            unchecked(params, mask, widths, init=init)
+
+
+def test_a_mask_that_covers_nothing_is_named():
+    with pytest.raises(ValueError, match="the mask covers no leaf, expected one"):
+        share({"w": normal(3), "b": normal(2)}, {"w": None, "b": None}, 4)
 
 
 def test_values_that_cannot_be_shared():

@@ -1,6 +1,6 @@
 """One-dimensional k-means of a tensor's live weights, on the host."""
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 from jaxtyping import Float, Int, UInt
@@ -8,6 +8,8 @@ from jaxtyping import Float, Int, UInt
 from jaxprune.compress._cells import Cells, cells, nearest
 from jaxprune.compress._optimal import optimal_centroids
 
+
+Init: TypeAlias = Literal["linear", "density", "random", "optimal"]
 
 ROUNDS = 1000  # of Lloyd's algorithm, at most: it stops when no centroid moves
 
@@ -28,7 +30,7 @@ def share_weights(
     values: Float[np.ndarray, " alive"],
     bits: int,
     *,
-    init: Literal["linear", "density", "random", "optimal"] = "linear",
+    init: Init = "linear",
     seed: int = 0,
 ) -> Codebook:
     """Clusters live weights by one-dimensional k-means into 2**bits shared values.
@@ -56,13 +58,15 @@ def share_weights(
       At most 2**bits centroids; clusters left empty are dropped.
 
     Raises:
-      ValueError: if `values` is empty or not finite, or `bits` is out of range.
+      ValueError: if `values` is empty or not finite, `bits` is no integer in its range,
+        or `init` is none of the four.
 
     Source:
       Han et al. 2016 (arXiv:1510.00149), section 3. Linear starts keep a few large
       centroids, and large weights matter most.
     """
-    _check(values, bits)
+    check_settings(bits, init)
+    _check(values)
     values = np.ascontiguousarray(values, np.float32)
     table = cells(values)
     clusters = 2**bits
@@ -75,9 +79,16 @@ def share_weights(
     return _finish(values, centroids)
 
 
-def _check(values: np.ndarray, bits: int) -> None:
-    if not 1 <= bits <= 16:
-        raise ValueError(f"bits is {bits}, expected 1 to 16.")
+def check_settings(bits: Any, init: Any) -> None:
+    """Raises ValueError for settings that `share_weights` does not take."""
+    if not isinstance(bits, int | np.integer) or not 1 <= bits <= 16:
+        raise ValueError(f"bits is {bits}, expected an integer from 1 to 16.")
+    if init not in get_args(Init):
+        known = ", ".join(get_args(Init))
+        raise ValueError(f"init is {init!r}, expected one of {known}.")
+
+
+def _check(values: np.ndarray) -> None:
     if not values.size:
         raise ValueError("there are no values, expected at least one live weight.")
     finite = np.isfinite(values)

@@ -1,7 +1,7 @@
 """Sharing the weights of a whole tree: from params and mask to codes."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,10 +10,7 @@ from jaxtyping import PyTree
 from jaxprune._masks import check_mask, map_masked
 from jaxprune._paths import Pattern, leaf_names, lookup
 from jaxprune._types import Mask, Params
-from jaxprune.compress._kmeans import share_weights
-
-
-Init = Literal["linear", "density", "random", "optimal"]
+from jaxprune.compress._kmeans import Init, check_settings, share_weights
 
 
 def share(
@@ -48,13 +45,15 @@ def share(
       one more than the number of its cluster where it is alive. `None` elsewhere.
 
     Raises:
-      ValueError: if the mask does not fit the params, if a key of `bits` matches no
-        prunable leaf, or as `share_weights`, naming the leaf.
+      ValueError: if the mask does not fit the params or covers no leaf, if a key of
+        `bits` matches no prunable leaf, or as `share_weights`, naming the leaf.
 
     Source:
       Han et al. 2016 (arXiv:1510.00149), section 3: within a layer, never across.
     """
     check_mask(params, mask)
+    for width in bits.values() if isinstance(bits, Mapping) else [bits]:
+        check_settings(width, init)
     names = leaf_names(params)
     widths = _widths(params, mask, names, bits)
 
@@ -75,6 +74,11 @@ def _widths(params: Params, mask: Mask, names: Any, bits: Any) -> dict[str, int]
         lambda p, m, name: name, params, mask, names, elsewhere=lambda p: None
     )
     prunable = jax.tree.leaves(prunable)
+    if not prunable:
+        raise ValueError(
+            "the mask covers no leaf, expected one whose weights are to be shared; "
+            "jaxprune.dense_mask(params) makes such a mask."
+        )
     if not isinstance(bits, Mapping):
         bits = {"**": bits}
     found = lookup(bits, prunable, "bits")
