@@ -19,6 +19,7 @@ from jaxprune.interop._litert import litert_bytes, run_litert
 interpreter = pytest.importorskip(
     "ai_edge_litert.interpreter", reason="LiteRT is the reference here"
 )
+KEY = jax.random.key(0)
 SIZES = (784, 300, 100, 10)
 LAYERS = ("fc1", "fc2", "fc3")
 
@@ -241,6 +242,8 @@ def test_the_sparse_file_is_small(tmp_path):
         (lambda p, x: jnp.where(x > 1, x, p["w"]), "selects by something else"),
         (lambda p, x: jnp.ones(3), r"a constant of shape \(3,\) is where"),
         (lambda p, x: x * x.shape[0], "LiteRT computes something else"),
+        (lambda p, x: jax.random.normal(KEY, x.shape) * x, "draws random numbers"),
+        (lambda p, x: x * jax.random.bernoulli(jax.random.PRNGKey(0)), "random numbe"),
     ],
 )
 def test_what_is_refused(apply, message, tmp_path):
@@ -249,6 +252,13 @@ def test_what_is_refused(apply, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         interop.write_litert(tmp_path / "net.tflite", apply, params, shape)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("shape", [16, (None, 16)])
+def test_what_is_no_shape_is_named(shape):
+    unchecked = vars(litert_bytes)["__wrapped__"]  # by jaxtyping
+    with pytest.raises(ValueError, match=r"input_shape is .*, expected the whole num"):
+        unchecked(lambda p, x: x, {}, shape)
 
 
 @pytest.mark.parametrize("groups", [2, 6])

@@ -5,6 +5,7 @@ ai-edge-litert, which also runs it once; TensorFlow is not needed.
 """
 
 from collections.abc import Callable, Sequence
+from operator import index
 from os import PathLike
 from typing import Any
 
@@ -51,8 +52,9 @@ def write_litert(
     Raises:
       ImportError: if ai-edge-litert is not installed.
       OSError: if the file cannot be written.
-      ValueError: if `apply` has what cannot be written, or LiteRT computes something
-        else from the file than `apply` does.
+      ValueError: if `apply` has what cannot be written, random numbers say, LiteRT
+        computes something else from the file than `apply` does, or `input_shape` is no
+        shape.
     """
     write_whole(path, litert_bytes(apply, params, input_shape, densest=densest))
 
@@ -67,16 +69,23 @@ def litert_bytes(
     """Gives the bytes that `write_litert` writes."""
     require("ai_edge_litert.interpreter", "litert")
     try:
-        data = file_of(trace(apply, params, tuple(input_shape)), densest)
+        shape = tuple(map(index, input_shape))
+    except TypeError as error:
+        raise ValueError(
+            f"input_shape is {input_shape}, expected the whole numbers of one example, "
+            "without the batch, such as (28, 28, 1) or (784,)."
+        ) from error
+    try:
+        data = file_of(trace(apply, params, shape), densest)
     except ValueError as error:
         raise ValueError(f"the net cannot be written for LiteRT: {error}.") from error
-    x = np.random.default_rng(0).normal(size=(2, *input_shape)).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
     expected, made = np.asarray(apply(params, x)), run_litert(data, x)
     far = _TOLERANCE * np.abs(expected[np.isfinite(expected)]).max(initial=0)
     if made.shape != expected.shape or not np.allclose(made, expected, 0, far, True):
         raise ValueError(
             "LiteRT computes something else from the file than the net does, for a "
-            f"batch of 2 of shape {tuple(input_shape)}; it is not written."
+            f"batch of 2 of shape {shape}; it is not written."
         )
     return data
 

@@ -51,6 +51,11 @@ def trace(apply: Callable[..., Any], params: Params, shape: tuple[int, ...]) -> 
     """
     x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     program = flatten(apply, params, x)
+    if any(jnp.issubdtype(t.dtype, jax.dtypes.prng_key) for t in program.types):
+        raise ValueError(
+            "it draws random numbers, expected a function of params and x alone; turn "
+            "dropout off in it, by deterministic=True for instance"
+        )
     *slots, given = program.inputs
     walk = Walk(program, {}, {})
     walk.values.update({k: np.asarray(v) for k, v in program.constants.items()})
