@@ -19,7 +19,7 @@ from jaxprune.interop._litert import litert_bytes, run_litert
 interpreter = pytest.importorskip(
     "ai_edge_litert.interpreter", reason="LiteRT is the reference here"
 )
-KEY = jax.random.key(0)
+KEY, EYE = jax.random.key(0), np.eye(72, dtype=np.float32)
 SIZES = (784, 300, 100, 10)
 LAYERS = ("fc1", "fc2", "fc3")
 
@@ -301,3 +301,17 @@ def test_functions_of_each_number():
 
     made = {"ABS", "DIV", "EXP", "LOG", "MUL", "NEG", "RSQRT", "SQRT"}
     assert made <= set(check(function, {}, (5, 4, 6)))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: jax.nn.softmax(x @ EYE[:6, :7]),
+        lambda x: jax.nn.softmax(x, (1, 2)),
+        lambda x: jax.nn.log_softmax(x.transpose(0, 3, 1, 2), 1),
+        lambda x: lax.stop_gradient(x.max((1, 2))) * 2,
+        lambda x: (x.max(-1, keepdims=True) - x).reshape(len(x), -1) @ EYE[:, :5],
+    ],
+)
+def test_softmax_and_maxima_over_axes(function):
+    assert "REDUCE_MAX" in check(lambda params, x: function(x), {}, (3, 4, 6))

@@ -27,6 +27,7 @@ _OPERATORS = {
     "depthwise": ("DEPTHWISE_CONV_2D", 2, "DepthwiseConv2DOptions"),
     "div": ("DIV", 1, "DivOptions"),
     "exp": ("EXP", 1, None),
+    "largest": ("REDUCE_MAX", 1, "ReducerOptions"),
     "log": ("LOG", 1, None),
     "logistic": ("LOGISTIC", 1, None),
     "max": ("MAXIMUM", 1, "MaximumMinimumOptions"),
@@ -193,6 +194,8 @@ class _Writer:
             made.depthMultiplier = node.shape[3] // node.inputs[0].shape[3]
         elif node.kind == "dense":
             made.keepNumDims = len(node.shape) != 2
+        elif node.kind == "largest":
+            made.keepDims = True
         elif node.kind == "reshape":
             made.newShape = _shape(node).tolist()
         elif node.kind == "slice":

@@ -163,7 +163,8 @@ def _binary(kind: str) -> Callable[[Walk, Step], View]:
         constant = [isinstance(walk.values[slot], np.ndarray) for slot in slots]
         if not any(constant):
             operands = tuple(node_of(walk, slot) for slot in slots)
-            return whole(Node(kind, operands[0].shape, operands))
+            shape = walk.program.types[step.outputs[0]].shape
+            return whole(Node(kind, shape, operands))
         node, at = source_of(walk, slots[constant.index(False)])
         operands = tuple(
             shortest(_turned(walk.values[slot], at, node.shape), node.shape)

@@ -6,7 +6,13 @@ import numpy as np
 
 from jaxprune._program import Program, Step, run_step
 from jaxprune.interop._litert_nodes import Node, dense, reshape
-from jaxprune.interop._litert_windows import Product, convolution, moved, pooling
+from jaxprune.interop._litert_windows import (
+    Product,
+    convolution,
+    largest,
+    moved,
+    pooling,
+)
 
 
 class View(NamedTuple):
@@ -43,7 +49,7 @@ class Walk(NamedTuple):
 
 MOVES = frozenset(
     "reshape transpose slice squeeze expand_dims broadcast_in_dim rev copy copy_p "
-    "split pad concatenate stack dynamic_slice".split()
+    "stop_gradient split pad concatenate stack dynamic_slice".split()
 )
 
 
@@ -108,7 +114,8 @@ def node_made(view: View) -> Node:
     if node is None:
         raise ValueError(
             f"numbers of shape {view.at.shape[1:]} are moved, or the largest of some "
-            "are taken, in a way that is no convolution, pooling, slice or flatten"
+            "are taken, in a way that is no convolution, pooling, maximum over axes, "
+            "slice or flatten"
         )
     if node.shape[:1] != (1,):
         raise ValueError(
@@ -181,7 +188,8 @@ def _made(view: View) -> Node | None:
         node = _product(x)
         return None if node is None else _made(View(node, at, fill))
     if len(at) > 1:
-        return pooling(x, at, -np.inf if fill is None else fill)
+        made = pooling(x, at, -np.inf if fill is None else fill)
+        return largest(x, at) if made is None else made
     if fill is None and np.array_equal(at.ravel(), np.arange(np.prod(x.shape))):
         return reshape(x, at.shape[1:])
     return moved(x, at[0], fill or 0.0)

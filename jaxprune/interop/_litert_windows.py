@@ -5,12 +5,12 @@ did, each number made is a sum, or a maximum, over numbers of an image, and thei
 move evenly with the place of the number made.
 """
 
-from itertools import permutations
+from itertools import combinations, permutations
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxprune.interop._litert_nodes import Node, bordered, conv, pool, sliced
+from jaxprune.interop._litert_nodes import Node, bordered, conv, pool, reshape, sliced
 
 
 class Product(NamedTuple):
@@ -89,6 +89,21 @@ def pooling(x: Node, at: np.ndarray, fill: float) -> Node | None:
         strides.append(stride)
         borders.append(_border(low, length, stride, count, n))
     return pool(x, size, strides, borders, fill)
+
+
+def largest(x: Node, at: np.ndarray) -> Node | None:
+    """Gives the maximum of the numbers `at`, (reads, *shape), over whole axes."""
+    places = np.arange(np.prod(x.shape)).reshape(x.shape)
+    read = np.sort(at.reshape(len(at), -1), axis=0)
+    for count in range(1, len(x.shape)):
+        for axes in combinations(range(1, len(x.shape)), count):
+            rows = np.moveaxis(places, axes, range(count))
+            rows = rows.reshape(np.prod(rows.shape[:count]), -1)
+            if len(rows) == len(at) and np.array_equal(np.sort(rows, axis=0), read):
+                shape = [1 if i in axes else n for i, n in enumerate(x.shape)]
+                inputs = x, np.array(axes, np.int32)
+                return reshape(Node("largest", tuple(shape), inputs), at.shape[1:])
+    return None
 
 
 def convolution(product: Product, at: np.ndarray) -> Node | None:
