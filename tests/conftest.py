@@ -1,11 +1,11 @@
 import os
 from collections import Counter
 
+import xla
+
 
 # Before jax is imported: eight devices on one CPU, for the sharding tests.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-)
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {xla.flags()}"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # XLA's threads, one a device if not told: a device that waits in two collectives at
 # once takes two of them, and when all wait, none is left to meet them (XLA ends the

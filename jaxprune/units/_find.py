@@ -85,7 +85,7 @@ def _assemble(walk: Walk) -> tuple[Link, ...]:
         if producer in walk.makers.pinned:
             reason = f"mixing: {walk.makers.pinned[producer]}"
             link = link._replace(between=(*link.between, reason))
-        for path in (*link[:2], *(link.biases or ())):
+        for path in (link.producer, link.consumer, *(link.biases or ())):
             if path in shared:
                 reason = f"mixing: {path} is read elsewhere too"
                 link = link._replace(between=(*link.between, reason))
