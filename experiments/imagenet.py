@@ -304,6 +304,8 @@ def _photographs(config: ImageConfig, network: Network, layout: Layout) -> Any:
         )
 
     data.check_images(images)
+    for source, split in ((train, images.train_split), (judged, images.eval_split)):
+        data.check_readable(source, split)
     return network, task, len(train)
 
 

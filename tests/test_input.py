@@ -459,6 +459,19 @@ def test_broken_files_are_counted_and_named(tmp_path, caplog):
         list(batches(root, seed=None, batch=4, max_broken=1))
 
 
+def test_a_split_is_tried_before_a_run(folder, tmp_path):
+    for split in ("train", "val"):
+        shutil.copytree(folder / "train", tmp_path / split)
+    images = settings(tmp_path)
+    source = d.open_source(images, "val")
+    d.check_readable(source, "val")
+    for index in (0, len(source) - 1):
+        d.check_readable(source, "val")  # one of both will do
+        Path(source.name(index)).write_bytes(b"an error page")
+    with pytest.raises(Refused, match="of split val neither the first nor the last"):
+        d.check_readable(source, "val")
+
+
 def test_a_file_that_went_away_is_broken(tmp_path):
     root = write_folder(tmp_path, 4)
     iterator = batches(root, seed=None, max_broken=1)

@@ -9,7 +9,7 @@ from experiments.data.images import make_batches
 from experiments.data.loader import Batch, Batches, Shard
 from experiments.data.mixing import cutmix, cutout
 from experiments.data.settings import Images, check_images
-from experiments.data.sources import Source, open_source
+from experiments.data.sources import Source, check_readable, open_source
 
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Split",
     "augment",
     "check_images",
+    "check_readable",
     "cutmix",
     "cutout",
     "distort",

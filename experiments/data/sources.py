@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from experiments.config import Refused
+from experiments.data.decode import Broken, decode
 from experiments.data.folder import is_folder, open_folder
 from experiments.data.settings import Images
 from experiments.data.tfds import how_to_prepare, open_tfds, tfds_folder
@@ -66,3 +67,22 @@ def open_source(images: Images, split: str) -> Source:
         f"~/tensorflow_datasets) {what} {images.dataset} of TFDS nor class folders "
         f"with images in them.\n{how_to_prepare(root, images.dataset)}"
     )
+
+
+def check_readable(source: Source, split: str) -> None:
+    """Reads the first and the last image: a run must not find out after days.
+
+    Raises:
+      Refused: if neither can be read.
+    """
+    reasons = []
+    for index in (0, len(source) - 1):
+        try:
+            decode(source.read(index)[0])
+        except Broken as error:
+            reasons.append(f"{source.name(index)}: {error}")
+    if len(reasons) == 2:
+        raise Refused(
+            f"of split {split} neither the first nor the last image can be read, "
+            f"expected photographs: {reasons[0]}; {reasons[1]}."
+        )
