@@ -89,7 +89,9 @@ def show_dry_run(
     table.add_row("devices", f"{dict(layout.mesh.shape)} of {kind}")
     table.add_row("memory for a step, each device", f"{device_bytes / 2**30:.2f} GiB")
     free = f"{_free(config.run.out or Path()) / 2**30:.1f} GiB free"
-    table.add_row("on disk, at most", f"{disk_bytes / 2**30:.1f} GiB, {free}")
+    table.add_row(
+        "on disk, at most, each seed", f"{disk_bytes / 2**30:.1f} GiB, {free}"
+    )
     table.add_row("images trained on", task.trained_on)
     table.add_row("images judged on", task.judged_on)
     table.add_row("steps in an epoch", f"{feed.steps_per_epoch:,}")

@@ -224,6 +224,7 @@ def task_of(
         judge=judge.resident(network, digits.judge),
         judged_on=digits.judge_name,
         dataset=config.data.dataset,
+        trained_on=f"{len(digits.train.labels):,} training digits",
         held_out=bool(config.data.holdout),
     )
 

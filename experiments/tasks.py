@@ -84,7 +84,7 @@ class Task(NamedTuple):
     judge: Callable[[Any], dict[str, float]]
     judged_on: str
     dataset: str
-    trained_on: str = ""
+    trained_on: str
     held_out: bool = False
     rounds: bool = False
     loss: Loss = cross_entropy

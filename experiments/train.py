@@ -165,12 +165,13 @@ def fit(
                 except Exception as error:
                     # Too many are broken, or workers were ended, as by a signal to all:
                     # the steps that are made are good. Others may not come to save.
-                    if step and jax.process_count() == 1:
-                        checkpoints.save(step, sound(state, checkpoints.latest()))
-                        checkpoints.wait()
+                    if jax.process_count() > 1 or not step:
+                        raise
+                    checkpoints.save(step, sound(state, checkpoints.latest()))
+                    checkpoints.wait()
                     if stop.asked:
                         raise Stopped(step) from None
-                    if isinstance(error, Refused) and step:
+                    if isinstance(error, Refused):
                         raise Refused(f"{error} --resume goes on.") from error
                     raise
                 if feed.per_call > 1:

@@ -1,9 +1,11 @@
 """Checks of arguments, and what they say: what several modules share."""
 
+import math
 import numbers
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxprune._paths import leaf_name
 
@@ -13,15 +15,19 @@ def is_number(x: Any) -> bool:
     return isinstance(x, numbers.Real) or getattr(x, "shape", None) == ()
 
 
-def whole(name: str, value: Any, least: int = 0) -> int:
+def whole(name: str, value: Any, endless: bool = False) -> int:
     """Gives a number of steps as an integer, be it written 3, 3.0 or jnp.int32(3).
 
+    Where it may be `endless`, infinity is the last step that can be counted.
+
     Raises:
-      ValueError: if it is less than `least` or not whole: no step would ever equal it.
+      ValueError: if it is negative or not whole: no step would ever equal it.
     """
-    if not (is_number(value) and value >= least and value % 1 == 0):
+    if endless and is_number(value) and value == math.inf:
+        return np.iinfo(np.int32).max
+    if not (is_number(value) and value >= 0 and value % 1 == 0):
         raise ValueError(
-            f"{name} is {value!r}, expected at least {least}, a whole number of steps."
+            f"{name} is {value!r}, expected at least 0, a whole number of steps."
         )
     return int(value)
 

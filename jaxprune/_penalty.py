@@ -47,6 +47,8 @@ def _total(f, params: Params, mask: Mask) -> Float[Array, ""]:
     check_mask(params, mask)
 
     def at_leaf(w: Any, m: Any) -> Array:
+        if not jnp.iscomplexobj(w):
+            w = jnp.asarray(w, jnp.float32)  # |-128| is no int8
         return jnp.sum(jnp.where(m, f(jnp.abs(w).astype(jnp.float32)), 0))
 
     terms = map_masked(at_leaf, params, mask, elsewhere=lambda w: None)

@@ -33,7 +33,11 @@ def once(step: int, schedule: MaskSchedule) -> MaskSchedule:
 
 
 def every(
-    period: int, schedule: MaskSchedule, *, begin: int = 0, end: int | None = None
+    period: int,
+    schedule: MaskSchedule,
+    *,
+    begin: int = 0,
+    end: int | float | None = None,
 ) -> MaskSchedule:
     """Runs `schedule` at steps begin, begin + period, ... up to and including `end`.
 
@@ -53,7 +57,7 @@ def every(
     check_schedule(schedule)
     check_integer("period", period, 1)
     first = whole("begin", begin)
-    last = None if end is None else whole("end", end)
+    last = None if end is None else whole("end", end, endless=True)
     if last is not None and last < first:
         raise ValueError(f"end is {last}, expected at least begin, {first}.")
 
@@ -64,7 +68,7 @@ def every(
     return _when(due, schedule)
 
 
-def then(*pairs: tuple[int, MaskSchedule]) -> MaskSchedule:
+def then(*pairs: tuple[int | float, MaskSchedule]) -> MaskSchedule:
     """Runs one schedule after the other: `(until, schedule), ...`.
 
     A pair is in force at steps before its `until`, and from the `until` of the pair in
@@ -84,7 +88,7 @@ def then(*pairs: tuple[int, MaskSchedule]) -> MaskSchedule:
                 f"then() got {pair!r}, expected pairs of a step and a schedule: "
                 "then((1000, a), (2000, b))."
             )
-    untils = [whole("until", until) for until, _ in pairs]
+    untils = [whole("until", until, endless=True) for until, _ in pairs]
     for _, schedule in pairs:
         check_schedule(schedule)
     if not pairs or any(b <= a for a, b in zip([0, *untils], untils, strict=False)):

@@ -2,7 +2,7 @@
 
 import functools
 import glob
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,9 +94,8 @@ def sensitivity_scan(
 
     Raises:
       ValueError: if a level or base is outside [0, 1), the levels of a leaf are no
-        sequence, a pattern matches no prunable
-        leaf, the mask does not fit, the metric is no scalar, or `file` is that of
-        another scan.
+        sequence, a pattern matches no prunable leaf, the mask does not fit, the metric
+        is no scalar, or `file` is that of another scan.
 
     Source:
       Han et al. 2015 (arXiv:1506.02626), figure 6.
@@ -108,7 +107,7 @@ def sensitivity_scan(
         start[path] = _dead(rows[path], level)
     wanted = dict.fromkeys([Point("", 0, 0.0)])
     for path, levels in _by_leaf(sparsities, rows, "sparsities").items():
-        if np.ndim(levels) != 1:
+        if isinstance(levels, str) or not isinstance(levels, Iterable):
             raise ValueError(
                 f"the levels of {path} are {levels!r}, expected a sequence of "
                 "fractions in [0, 1)."

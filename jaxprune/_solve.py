@@ -80,9 +80,8 @@ def solve(
 
     Raises:
       ValueError: if not one of `total` and `value` is given, if it is no number or
-        `between` is negative, if no choice among the
-        levels reaches it, if `costs` lacks a leaf, or if a loss whose logarithm is
-        wanted is not positive.
+        `between` is negative, if no choice among the levels reaches it, if `costs`
+        lacks a leaf, or if a loss whose logarithm is wanted is not positive.
     """
     if (total is None) == (value is None):
         raise ValueError(

@@ -1,5 +1,6 @@
 """Photographs: transforms beside Pillow, odd files, shards, positions, messages."""
 
+import contextlib
 import csv
 import io
 import logging
@@ -385,12 +386,12 @@ if __name__ == "__main__":
         os.kill(worker, 0)  # it lives
         trains.kill()
     deadline = time.monotonic() + 30
-    while Path(f"/proc/{worker}/stat").exists():
-        state = Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[0]
-        if state == "Z":  # ended, and nobody has asked
-            break
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    state = Path(f"/proc/{worker}/stat")
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        # Z: ended, and nobody has asked.
+        while state.read_text().rpartition(")")[2].split()[0] != "Z":
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
 
 @pytest.mark.parametrize("workers", quick([0, 2], 0))

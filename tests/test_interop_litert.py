@@ -242,7 +242,10 @@ def test_the_sparse_file_is_small(tmp_path):
         (lambda p, x: jnp.where(x > 1, x, p["w"]), "selects by something else"),
         (lambda p, x: jnp.ones(3), r"a constant of shape \(3,\) is where"),
         (lambda p, x: x * x.shape[0], "LiteRT computes something else"),
-        (lambda p, x: jax.random.normal(KEY, x.shape) * x, "draws random numbers"),
+        (
+            lambda p, x: jax.random.normal(KEY, x.shape) * x,
+            "makes or takes random keys",
+        ),
         (lambda p, x: x * jax.random.bernoulli(jax.random.PRNGKey(0)), "random numbe"),
     ],
 )

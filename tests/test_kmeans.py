@@ -1,3 +1,4 @@
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -174,6 +175,14 @@ def test_settings_out_of_range(bits, init, message):
     for widths in (bits, {"w": bits}):
         with pytest.raises(ValueError, match=message):
             unchecked(params, mask, widths, init=init)
+
+
+@pytest.mark.usefixtures("untyped")
+def test_bits_may_be_an_integer_of_any_kind():
+    params, mask = {"w": normal(99)}, {"w": np.ones(99, bool)}
+    expected = share(params, mask, 3)[0]["w"]
+    for bits in (np.int64(3), jnp.int32(3)):
+        np.testing.assert_array_equal(share(params, mask, bits)[0]["w"], expected)
 
 
 def test_a_mask_that_covers_nothing_is_named():

@@ -79,6 +79,12 @@ def test_numpy_params():
     assert float(jaxprune.l1(params, jaxprune.dense_mask(params))) == 4.0
 
 
+def test_the_least_integer_has_a_magnitude_too():
+    params, mask = {"w": np.array([-128, 127], np.int8)}, {"w": np.ones(2, bool)}
+    assert float(jaxprune.l1(params, mask)) == 255.0
+    assert float(jaxprune.l2(params, mask)) == (128**2 + 127**2) / 2
+
+
 def test_complex_weights_count_by_magnitude():
     params = {"w": jnp.array([[3 + 4j, 0.1j], [1, 0]])}
     mask = jaxprune.dense_mask(params)

@@ -54,6 +54,8 @@ def deaths(schedule, steps):
     (jaxprune.every(2, kill_one, begin=1, end=3), [0, 1, 1, 2, 2, 2, 2]),
     (jaxprune.every(2, kill_one, begin=1, end=4), [0, 1, 1, 2, 2, 2, 2]),
     (jaxprune.every(3, kill_one, begin=2, end=2), [0, 0, 1, 1, 1, 1, 1]),
+    (jaxprune.every(3, kill_one, end=np.inf), [1, 1, 1, 2, 2, 2, 3]),
+    (jaxprune.then((5, jaxprune.hold), (np.inf, kill_one)), [0, 0, 0, 0, 0, 1, 2]),
     (jaxprune.every(2, jaxprune.every(3, kill_one)), [1, 1, 1, 1, 1, 1, 2]),
     (jaxprune.then((3, kill_one)), [1, 2, 3, 3, 3, 3, 3]),
     (jaxprune.then((2, jaxprune.hold), (4, kill_one)), [0, 0, 1, 2, 2, 2, 2]),

@@ -225,6 +225,15 @@ def test_levels_are_a_sequence(problem, levels):
         jaxprune.sensitivity_scan(lambda p: 0.0, params, mask, levels)
 
 
+@pytest.mark.usefixtures("untyped")
+def test_levels_of_a_leaf_come_in_any_order(problem):
+    params, mask, _ = problem
+    metric = lambda p: jnp.sum(jnp.square(p["fc1"]["kernel"]))
+    scan = lambda levels: jaxprune.sensitivity_scan(metric, params, mask, levels)
+    found, expected = (scan({"fc1/*": x}) for x in ({0.75, 0.5}, [0.5, 0.75]))
+    np.testing.assert_equal(jax.tree.leaves(found), jax.tree.leaves(expected))
+
+
 def test_a_file_by_its_name(problem, tmp_path):
     params, mask, _ = problem
     file = tmp_path / "scan.json"

@@ -262,9 +262,11 @@ def test_sparsify_names_what_does_not_fit(given, message):
 def test_dead_weights_and_uncovered_leaves():
     params = {"w": jnp.array([[1.0, 2.0]]), "b": jnp.array([3.0])}
     mask = {"w": jnp.array([[True, False]]), "b": None}
-    out = sparse.sparsify(params, mask)
-    np.testing.assert_array_equal(out["w"], [[1, 0]])
-    assert out["b"] is params["b"]
+    for where in (None, jaxprune.where("**")):  # which takes the bias along
+        out = sparse.sparsify(params, mask, where=where)
+        dense = sparse.to_dense(out["w"]) if where else out["w"]
+        np.testing.assert_array_equal(dense, [[1, 0]])
+        assert out["b"] is params["b"]
 
 
 def test_a_module_of_ones_own_runs():

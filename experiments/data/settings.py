@@ -27,7 +27,7 @@ class Images:
     #: Side of the square (caffe), length of the shorter side to judge on (torchvision).
     resize: int = 256
     #: Side of what the network sees. None: what the network was made for, 227 for
-    #: Caffe's AlexNet, 224 for the others.
+    #: Caffe's AlexNet, 224 for VGG-16 and torchvision's AlexNet.
     crop: int | None = None
     #: Processes that decode, beside each process that trains; 0: threads of that
     #: process, whose Python is the limit beyond some 8 cores: one for each 8 is a good

@@ -1,5 +1,6 @@
 """One-dimensional k-means of a tensor's live weights, on the host."""
 
+from operator import index
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
@@ -81,8 +82,12 @@ def share_weights(
 
 def check_settings(bits: Any, init: Any) -> None:
     """Raises ValueError for settings that `share_weights` does not take."""
-    if not isinstance(bits, int | np.integer) or not 1 <= bits <= 16:
-        raise ValueError(f"bits is {bits}, expected an integer from 1 to 16.")
+    try:
+        good = 1 <= index(bits) <= 16
+    except TypeError:
+        good = False
+    if not good:
+        raise ValueError(f"bits is {bits!r}, expected an integer from 1 to 16.")
     if init not in get_args(Init):
         known = ", ".join(get_args(Init))
         raise ValueError(f"init is {init!r}, expected one of {known}.")

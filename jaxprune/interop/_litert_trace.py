@@ -53,8 +53,8 @@ def trace(apply: Callable[..., Any], params: Params, shape: tuple[int, ...]) -> 
     program = flatten(apply, params, x)
     if any(jnp.issubdtype(t.dtype, jax.dtypes.prng_key) for t in program.types):
         raise ValueError(
-            "it draws random numbers, expected a function of params and x alone; turn "
-            "dropout off in it, by deterministic=True for instance"
+            "it makes or takes random keys, expected a function of params and x alone; "
+            "turn dropout off in it, by deterministic=True for instance"
         )
     *slots, given = program.inputs
     walk = Walk(program, {}, {})

@@ -12,8 +12,9 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Num
 
 from jaxprune.sparse._conv_worker import LINES, NARROW, STEP
 from jaxprune.sparse._fast import custom_call, most_threads, target
-from jaxprune.sparse._kernel import SparseKernel, check_floating, to_kernel
+from jaxprune.sparse._kernel import SparseKernel, to_kernel
 from jaxprune.sparse._kernel import to_dense as matrix_to_dense
+from jaxprune.sparse._product import check_floating
 
 
 Padding = tuple[tuple[int, int], tuple[int, int]]

@@ -242,12 +242,3 @@ def check_form(values: str, axis: int) -> None:
         raise ValueError(f"values is {values!r}, expected one of {', '.join(_VALUES)}.")
     if axis not in (0, 1):
         raise ValueError(f"axis is {axis}, expected 0 or 1.")
-
-
-def check_floating(x: Any) -> None:
-    """Refuses what a product in float32 would be rounded to."""
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(
-            f"x is {x.dtype}, expected floating point, for the result has its dtype; "
-            "convert it beforehand, x.astype(jnp.float32)."
-        )

@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float, Num
 
 from jaxprune.sparse._fast import fast, target
-from jaxprune.sparse._kernel import SparseKernel, check_floating
+from jaxprune.sparse._kernel import SparseKernel
 from jaxprune.sparse._portable import portable
 
 
@@ -95,3 +95,12 @@ def _batched(
         return apply(rows, kernel, bias), True
     together = _mapped(rows.reshape(-1, rows.shape[-1]), kernel, bias)
     return together.reshape(*rows.shape[:-1], -1), True
+
+
+def check_floating(x: Any) -> None:
+    """Refuses what a product in float32 would be rounded to."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            f"x is {x.dtype}, expected floating point, for the result has its dtype; "
+            "convert it beforehand, x.astype(jnp.float32)."
+        )

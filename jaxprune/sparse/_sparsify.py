@@ -17,12 +17,7 @@ from jaxprune.sparse._choose import Costs, choose, conv_pays
 from jaxprune.sparse._conv import SparseConv, conv_to_dense, to_conv
 from jaxprune.sparse._costs import default_costs
 from jaxprune.sparse._groups import SparseGroups, groups_to_dense, to_groups
-from jaxprune.sparse._kernel import (
-    SparseKernel,
-    check_form,
-    to_dense,
-    to_kernel,
-)
+from jaxprune.sparse._kernel import SparseKernel, check_form, to_dense, to_kernel
 
 
 def sparsify(
@@ -125,7 +120,8 @@ def _check_where(where: Callable[[str, Any], bool], params: Params, mask: Mask) 
     never = map_masked(lambda *_: None, paths, mask, elsewhere=lambda name: name)
     never = set(jax.tree.leaves(never))
     for name, leaf in zip(names, leaves, strict=True):
-        if name in never and where(name, leaf):
+        # A bias that a rule takes along could not be sparse anyway.
+        if name in never and leaf.ndim >= 2 and where(name, leaf):
             raise ValueError(
                 f"{name} is chosen by `where` but not covered by the mask, so it has "
                 "no dead weights to leave out. Leave it out of `where`."
