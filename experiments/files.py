@@ -9,7 +9,7 @@ from typing import Any, cast
 import jax
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from experiments.config import Refused, Settings, as_dict, decisive, difference
 
@@ -30,7 +30,8 @@ def save_weights(path: Path, params: Any, about: dict[str, str] | None = None) -
         for key, leaf in jax.tree_util.tree_leaves_with_path(params)
     }
     part = path.with_name(f".{path.name}.part")
-    save_file(arrays, part, metadata=about)
+    # `save_file` would let only the owner read it.
+    part.write_bytes(save(arrays, metadata=about))
     os.replace(part, path)
 
 

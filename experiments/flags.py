@@ -1,5 +1,6 @@
 """The command line: flags, read into settings and checked."""
 
+import dataclasses
 import math
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,18 @@ from experiments.config import Best, Refused, Settings
 
 
 S = TypeVar("S", bound=Settings)
+
+# The recipes that read a setting; those of `Best` are read by best.
+_READ_BY = {
+    "dense_epochs": ("paper", "rewind", "best", "dense"),
+    **dict.fromkeys(("rounds", "retrain_epochs"), ("paper", "rewind")),
+    **dict.fromkeys(("quality", "quality_start", "deviation"), ("paper",)),
+    **dict.fromkeys(("freeze", "retrain_lr"), ("paper",)),
+    "target": ("gradual", "rewind"),
+    **dict.fromkeys(("epochs", "ramp"), ("gradual",)),
+    "period": ("gradual", "best"),
+    **{field.name: ("best",) for field in dataclasses.fields(Best)},
+}
 
 
 def parse(default: S, prog: str, description: str, args: Sequence[str] | None) -> S:
@@ -32,6 +45,7 @@ def parse(default: S, prog: str, description: str, args: Sequence[str] | None) -
     )
     try:
         check(config)
+        _check_read(config, default)
     except Refused as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -112,6 +126,20 @@ def check(config: Settings) -> None:
     qualities(pruning.quality)
     if best is not None:
         qualities(best.spare, "spare")
+
+
+def _check_read(config: Settings, default: Settings) -> None:
+    """Refuses a setting that was changed, but that the recipe would ignore."""
+    recipe = config.pruning.recipe
+    for name, recipes in _READ_BY.items():
+        for group in ("training", "pruning", "best"):
+            value = getattr(getattr(config, group, None), name, None)
+            was = getattr(getattr(default, group, None), name, None)
+            if value != was and recipe not in recipes:
+                raise Refused(
+                    f"--{name.replace('_', '-')} is {value}, but --recipe {recipe} "
+                    f"does not read it, expected --recipe {' or '.join(recipes)}."
+                )
 
 
 def _of_best(best: Best | None) -> tuple[tuple[str, Any, bool, str], ...]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -12,6 +11,7 @@ import numpy as np
 
 from jaxprune._paths import leaf_names
 from jaxprune._types import Mask, Params
+from jaxprune._whole import write_whole
 
 
 class Point(NamedTuple):
@@ -46,9 +46,7 @@ def begin(path: Path, about: str) -> Known:
     """
     known = _read(path, about) if path.exists() else {}
     lines = [{"scan": about}, *([*key, value] for key, value in known.items())]
-    part = path.with_name(f".{path.name}.part")
-    part.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    os.replace(part, path)
+    write_whole(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
     return known
 
 

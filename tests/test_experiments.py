@@ -25,6 +25,7 @@ from safetensors.numpy import load_file
 import jaxprune
 from experiments import (
     data,
+    files,
     lenet5_prune,
     lenet300_prune,
     progress,
@@ -190,6 +191,34 @@ def test_flags_change_the_defaults():
     assert (config.training.lr, config.pruning.recipe) == (0.5, "gradual")
     assert config.network == "LeNet-300-100"
     assert qualities("fc1/*=1.2, **=1") == {"fc1/*": 1.2, "**": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            "--target 40",
+            "--target is 40.0, but --recipe paper does not read it",
+        ),
+        ("--spare fc9/*=2", "--spare is fc9/*=2, but --recipe paper does not read it"),
+        ("--recipe gradual --rounds 7", "but --recipe gradual does not read it"),
+        ("--recipe best --target 40", "expected --recipe gradual or rewind."),
+    ],
+)
+def test_a_flag_that_the_recipe_would_ignore_is_refused(flags, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        lenet300_prune.main(flags.split())
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_weights_can_be_read_by_whom_the_umask_lets(tmp_path):
+    before = os.umask(0o022)
+    try:
+        files.save_weights(tmp_path / "w.safetensors", {"w": np.ones(3)})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "w.safetensors").stat().st_mode & 0o777 == 0o644
 
 
 # Digits

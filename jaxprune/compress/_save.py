@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ import numpy as np
 from jaxprune._masks import check_mask, map_masked
 from jaxprune._paths import leaf_name, leaf_names
 from jaxprune._types import Mask, Params
+from jaxprune._whole import whole_file
 from jaxprune.compress import _file
 from jaxprune.compress._huffman import CorruptError
 from jaxprune.compress._leaf import decode_leaf, encode_leaf
@@ -64,14 +64,8 @@ def save(
     leaves = []
     for name, p, m in named_leaves(params, mask):
         leaves.append((name, *encode_leaf(p, m, coder)))
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with open(part, "wb") as file:
-            file.writelines(_file.compose(leaves, graph))
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as part, open(part, "wb") as file:
+        file.writelines(_file.compose(leaves, graph))
 
 
 def load(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxprune._types import Params
-from jaxprune.interop._atomic import write_whole
+from jaxprune._whole import write_whole
 from jaxprune.interop._litert_file import file_of
 from jaxprune.interop._litert_trace import trace
 from jaxprune.interop._optional import require

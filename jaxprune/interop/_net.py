@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxprune.interop._atomic import write_whole
+from jaxprune._whole import write_whole
 from jaxprune.interop._netcode import NetLayer, decode_net, encode_net
 
 

@@ -26,8 +26,8 @@ import jax
 from jax import export
 
 from jaxprune._types import Mask, Params
+from jaxprune._whole import write_whole
 from jaxprune.compress._save import named_leaves
-from jaxprune.interop._atomic import write_whole
 from jaxprune.interop._optional import require
 from jaxprune.interop._packed import pack, unpack
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune._types import Params
-from jaxprune.interop._atomic import write_whole
+from jaxprune._whole import write_whole
 from jaxprune.interop._layout import Source, same_sources
 from jaxprune.interop._load import tensors_of
 from jaxprune.interop._optional import require

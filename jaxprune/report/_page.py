@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxprune.report._table import for_people, write_whole
+from jaxprune._whole import write_whole
+from jaxprune.report._table import for_people
 
 
 _IMAGES = ("image/png", "image/jpeg", "image/svg+xml", "image/webp", "image/gif")
@@ -59,7 +60,7 @@ def page(
         pictures={name: _embedded(Path(p)) for name, p in (pictures or {}).items()},
         notes=list(notes),
     )
-    write_whole(Path(path), text)
+    write_whole(path, text.encode())
 
 
 def _embedded(path: Path) -> str:

@@ -2,11 +2,9 @@
 
 import csv
 import io
-import os
 import re
 from collections.abc import Mapping, Sequence
 from decimal import ROUND_HALF_UP, Decimal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxprune.report._counts import Counts
@@ -160,13 +158,6 @@ def short(value: int | float) -> str:
                 return f"{shown}{unit}"
         scale *= 1000
     raise AssertionError("the loop ends at T")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file under another name, then renames it, so it is never half there."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
 
 
 def _cell(value: Any, form: str) -> str:
