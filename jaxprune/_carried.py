@@ -27,6 +27,12 @@ def graph_bytes(
     return bytes(exported.serialize())
 
 
+def carried_bytes(path: Path) -> bytes | None:
+    """Reads the program that a file carries, as it is stored; `None` if none."""
+    path = file_of(path)
+    return compress.read_graph(path) if is_ours(path) else None
+
+
 def graph_of(path: Path) -> tuple[Callable[[Any, Any], Any], tuple[int, ...]] | None:
     """Reads the program that a file carries.
 
@@ -38,11 +44,10 @@ def graph_of(path: Path) -> tuple[Callable[[Any, Any], Any], tuple[int, ...]] | 
       ImportError: if flatbuffers, by which jax reads it, is not installed.
       ValueError: if it is damaged, or of a newer jax.
     """
-    path = file_of(path)
-    graph = compress.read_graph(path) if is_ours(path) else None
+    graph = carried_bytes(path)
     if graph is None:
         return None
-    program = read_exported(graph, f"the graph of {path}")
+    program = read_exported(graph, f"the graph of {file_of(path)}")
     apply = lambda params, x: program.call(_by_name(params), x)
     return apply, tuple(program.in_avals[-1].shape[1:])
 

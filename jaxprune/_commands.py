@@ -13,7 +13,7 @@ from rich.table import Table
 import jaxprune
 from jaxprune import interop
 from jaxprune._bench import measure
-from jaxprune._carried import graph_bytes, model_of, named
+from jaxprune._carried import carried_bytes, graph_bytes, model_of, named
 from jaxprune._given import (
     Flat,
     file_of,
@@ -75,12 +75,13 @@ def compress(
       out: the file to write.
       model: module:name of what the file is to carry as its program, so that `bench`
         and `export --to stablehlo` need no --model: a module of flax.linen, or a
-        function of params and inputs; a class is made without arguments.
+        function of params and inputs; a class is made without arguments. Without it
+        the program that the given file carries is kept.
       input_shape: of one float32 input of the model, without the batch.
       json: print JSON.
     """
     params, mask = read_given(file)
-    graph = None
+    graph = carried_bytes(file)
     if model is not None or input_shape:
         apply, _ = model_of("compress with a program", file, model, input_shape)
         with named("exported", model, file, input_shape):

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 import jaxprune
 from jaxprune.__main__ import main
+from jaxprune.compress import read_graph
 
 
 PARAMS = {
@@ -110,6 +111,9 @@ def test_a_file_that_carries_its_program(given, tmp_path, capsys):
     flags = ["--model", f"{__name__}:product", "--input-shape", "3"]
     assert main(["compress", str(given), "--out", str(small), *flags]) == 0
     chex.assert_trees_all_equal(jaxprune.load(small)[0], PARAMS)
+    graph = read_graph(small)
+    assert main(["compress", str(small), "--out", str(small)]) == 0
+    assert read_graph(small) == graph
     command = ["export", str(small), "--to", "stablehlo", "--out", str(out)]
     assert main(command) == 0
     read = jax.export.deserialize(bytearray(out.read_bytes()))
