@@ -6,7 +6,7 @@ from jaxprune.interop._optional import require
 
 
 def main(args: list[str] | None = None) -> int:
-    """Runs a command; gives 0, or 1 with a message if the file is bad."""
+    """Runs a command; gives 0, 1 with a message if a file is bad, 130 after Ctrl-C."""
     try:
         tyro = require("tyro", "cli")
         require("rich", "cli")
@@ -21,6 +21,9 @@ def main(args: list[str] | None = None) -> int:
     except (ImportError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+        return 130
     return 0
 
 

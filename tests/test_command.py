@@ -158,6 +158,15 @@ def test_what_exits_with_1_and_2(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_ctrl_c(given, monkeypatch, capsys):
+    def interrupted(file):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jaxprune._commands.read_given", interrupted)
+    assert main(["inspect", str(given)]) == 130
+    assert capsys.readouterr().err == "\nInterrupted.\n"
+
+
 def test_without_tyro_it_says_what_to_install():
     code = (
         "import sys; sys.modules['tyro'] = None; from jaxprune.__main__ import main; "
