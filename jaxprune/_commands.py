@@ -124,6 +124,11 @@ def export(
         any size.
       json: print JSON.
     """
+    if to in ("npz", "safetensors") and (model is not None or input_shape):
+        raise ValueError(
+            f"--to {to} writes weights without a program, but got --model or "
+            "--input-shape: leave them out, or write --to litert or stablehlo."
+        )
     params, mask = read_given(file)
     if to == "npz":
         interop.write_csr(out, params, mask)

@@ -151,6 +151,10 @@ def test_what_exits_with_1_and_2(tmp_path, capsys):
     model = ["--input-shape", "4", "--model", f"{__name__}:product"]
     assert main([*export, *model]) == 1
     assert "test_command:product cannot be exported with" in capsys.readouterr().err
+    for to in ("npz", "safetensors"):
+        assert main([*export[:-1], to, "--input-shape", "3"]) == 1
+        assert f"--to {to} writes weights without a" in capsys.readouterr().err
+        assert main([*export[:-1], to, "--model", f"{__name__}:product"]) == 1
     for usage in (export, ["export", str(bad)], ["inspect"], ["turn", str(bad)]):
         with pytest.raises(SystemExit) as caught:
             main(usage)
