@@ -1,5 +1,6 @@
 """Tensors of PyTorch into params: layouts, complaints, files."""
 
+import json
 import subprocess
 import sys
 
@@ -192,6 +193,15 @@ def test_bfloat16_of_safetensors(tmp_path):
     read = interop.read_safetensors(tmp_path / "b.safetensors")["w"]
     assert read.dtype == ml_dtypes.bfloat16
     np.testing.assert_array_equal(read, values)
+
+
+def test_float8_of_safetensors(tmp_path):
+    path = tmp_path / "f.safetensors"
+    tensor = {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]}
+    header = json.dumps({"w": tensor}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\x38\x40")
+    with pytest.raises(ValueError, match=r"f\.safetensors has a dtype that NumPy"):
+        interop.read_safetensors(path)
 
 
 def test_params_do_not_follow_the_tensors():

@@ -67,8 +67,13 @@ def read_safetensors(path: str | PathLike[str]) -> dict[str, np.ndarray]:
     load_file = require("safetensors.numpy", "interop").load_file
     try:
         return load_file(path)
-    except (safetensors.SafetensorError, TypeError, KeyError) as error:
+    except (safetensors.SafetensorError, TypeError) as error:
         raise ValueError(f"{path} is not a safetensors file: {error}") from error
+    except (AttributeError, KeyError) as error:
+        raise ValueError(
+            f"{path} has a dtype that NumPy lacks ({error}); write it in one that "
+            "NumPy has, or in bfloat16."
+        ) from error
 
 
 def _to_numpy(torch: Any, path: Any, name: str, tensor: Any) -> np.ndarray:
