@@ -86,6 +86,15 @@ def timed(ways: Mapping[str, Way], repeats: int) -> list[dict[str, Any]]:
     return rows
 
 
+def check_numbers(batches: Sequence[int], repeats: int, threads: int) -> None:
+    """Raises ValueError, naming the flag, if a number is less than 1."""
+    for name, number in [("repeats", repeats), ("threads", threads)]:
+        if number < 1:
+            raise ValueError(f"--{name} is {number}, expected 1 or more.")
+    if not batches or min(batches) < 1:
+        raise ValueError(f"--batch is {tuple(batches)}, expected sizes of 1 or more.")
+
+
 def measure(
     apply: Callable[..., Any],
     params: PyTree,
@@ -99,13 +108,8 @@ def measure(
     """Times every way at every batch size, on inputs drawn at random.
 
     Raises:
-      ValueError: if a number is less than 1, or `apply` gives no single array.
+      ValueError: if `apply` gives no single array.
     """
-    for name, number in [("repeats", repeats), ("threads", threads)]:
-        if number < 1:
-            raise ValueError(f"--{name} is {number}, expected 1 or more.")
-    if not batches or min(batches) < 1:
-        raise ValueError(f"--batch is {tuple(batches)}, expected sizes of 1 or more.")
     rows, missing = [], []
     for batch in batches:
         rng = np.random.default_rng(0)

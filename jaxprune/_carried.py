@@ -55,7 +55,15 @@ def graph_of(path: Path) -> tuple[Callable[[Any, Any], Any], tuple[int, ...]] | 
 def model_of(
     what: str, file: Path, model: str | None, input_shape: tuple[int, ...]
 ) -> tuple[Callable[[Any, Any], Any], tuple[int, ...]]:
-    """Finds the model and its input, or exits if neither flags nor file name them."""
+    """Finds the model and its input, or exits if neither flags nor file name them.
+
+    Raises:
+      ValueError: if a size of the input is less than 1, or as `apply_of`, `graph_of`.
+    """
+    if min(input_shape, default=1) < 1:
+        raise ValueError(
+            f"--input-shape is {input_shape}, expected sizes of 1 or more."
+        )
     if model is not None and input_shape:
         return apply_of(model), input_shape
     carried = graph_of(file) if model is None and not input_shape else None

@@ -12,7 +12,7 @@ from rich.table import Table
 
 import jaxprune
 from jaxprune import interop
-from jaxprune._bench import measure
+from jaxprune._bench import check_numbers, measure
 from jaxprune._carried import carried_bytes, graph_bytes, model_of, named
 from jaxprune._given import (
     Flat,
@@ -166,6 +166,7 @@ def bench(
       threads: of LiteRT.
       json: print JSON and no table.
     """
+    check_numbers(batch, repeats, threads)
     params, mask = read_given(file)
     apply, input_shape = model_of("bench", file, model, input_shape)
     with named("timed", model, file, input_shape):

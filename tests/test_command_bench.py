@@ -88,10 +88,12 @@ def test_what_exits_with_1_and_2(given, capsys):
     for flags, message in [
         (["--batch", "0"], "--batch is (0,), expected sizes of 1 or more"),
         (["--repeats", "0"], "--repeats is 0, expected 1 or more"),
+        (["--threads", "0"], "--threads is 0, expected 1 or more"),
+        (["--input-shape", "-3"], "--input-shape is (-3,), expected sizes of 1 or mo"),
         (["--input-shape", "5"], "test_command_bench:Net cannot be timed with the wei"),
     ]:
         assert main([*command(given), *flags]) == 1
-        assert message in capsys.readouterr().err
+        assert capsys.readouterr().err.startswith(f"error: {message}")
     assert main(command(given, "two")) == 1
     assert "several outputs, expected one array" in capsys.readouterr().err
     with pytest.raises(SystemExit) as caught:
