@@ -66,11 +66,18 @@ def model_of(
         )
     if model is not None and input_shape:
         return apply_of(model), input_shape
-    carried = graph_of(file) if model is None and not input_shape else None
-    if carried is not None and what != "--to litert":
+    carried = graph_of(file) if model is None else None
+    said = f"{what} needs --model and --input-shape."
+    if carried is not None and what == "--to litert":
+        said += " The program that the file carries is no help."
+    elif carried is not None and input_shape:
+        said = (
+            f"--input-shape is {input_shape}, but {file} carries its program: leave "
+            "--input-shape out, or give --model too."
+        )
+    elif carried is not None:
         return carried
-    why = "" if carried is None else " The program that the file carries is no help."
-    print(f"error: {what} needs --model and --input-shape.{why}", file=sys.stderr)
+    print(f"error: {said}", file=sys.stderr)
     raise SystemExit(2)
 
 

@@ -124,6 +124,10 @@ def test_a_file_that_carries_its_program(given, tmp_path, capsys):
     told = json.loads(capsys.readouterr().out)
     assert [row["way"] for row in told["rows"]] == ["dense"]
     assert "give --model" in told["missing"][0]["reason"]
+    for shaped in (command, ["bench", str(small)]):
+        with pytest.raises(SystemExit):
+            main([*shaped, "--input-shape", "3"])
+        assert "carries its program: leave --input-shape" in capsys.readouterr().err
     command[3] = "litert"
     with pytest.raises(SystemExit):
         main(command)
