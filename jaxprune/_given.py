@@ -68,6 +68,14 @@ def read_given(path: Path) -> tuple[Flat, Flat]:
         return _flat(params, mask, guess=mask is None)
     if is_ours(path):
         return _flat(*jaxprune.load(path))
+    if not _begins(path, b"{"):
+        raise ValueError(
+            f"{path} is not a safetensors file, nor one of jaxprune.save; expected one "
+            "of these, a checkpoint of Orbax or a run's folder. To make one of another "
+            "file: tensors = jaxprune.interop.read_torch(file) for .pth, or "
+            "read_net(file, shapes) for .net, then "
+            "jaxprune.interop.write_safetensors(out, tensors)."
+        )
     return _flat(interop.read_safetensors(path), None, guess=True)
 
 
@@ -80,10 +88,13 @@ def _flat(params: Any, mask: Any, guess: bool = False) -> tuple[Flat, Flat]:
 
 def is_ours(path: Path) -> bool:
     """Tells whether a path is a file of `jaxprune.save`, by its beginning."""
-    if path.is_dir():
-        return False
+    return not path.is_dir() and _begins(path, _OURS)
+
+
+def _begins(path: Path, header: bytes) -> bool:
+    """Tells how the header begins, which comes after its length of 8 bytes."""
     with open(path, "rb") as file:
-        return file.read(8 + len(_OURS))[8:] == _OURS
+        return file.read(8 + len(header))[8:] == header
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -138,7 +138,10 @@ def test_what_exits_with_1_and_2(tmp_path, capsys):
     bad, out = tmp_path / "bad", str(tmp_path / "out")
     bad.write_bytes(b"no weights at all")
     assert main(["inspect", str(bad)]) == 1
-    assert f"error: {bad} is not a safetensors file" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"error: {bad} is not a safetensors file" in told
+    assert "Orbax or a run's folder" in told
+    assert "read_torch(file) for .pth" in told
     assert main(["inspect", str(tmp_path)]) == 1
     assert "a folder without pruned.safetensors" in capsys.readouterr().err
     assert main(["expand", str(tmp_path / "none"), "--out", out]) == 1
