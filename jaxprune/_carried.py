@@ -10,8 +10,8 @@ import jax
 import numpy as np
 
 from jaxprune import compress
-from jaxprune._given import Flat, apply_of, file_of, is_ours, nested
-from jaxprune._paths import leaf_name
+from jaxprune._given import Flat, apply_of, file_of, is_ours
+from jaxprune._paths import leaf_name, nested
 from jaxprune.interop._stablehlo import PLATFORMS, read_exported
 
 

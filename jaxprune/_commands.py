@@ -18,10 +18,10 @@ from jaxprune._given import (
     Flat,
     file_of,
     live_of,
-    nested,
     read_given,
     size_of,
 )
+from jaxprune._paths import nested
 
 
 File = tyro.conf.Positional[Path]

@@ -1,16 +1,15 @@
 """Whatever file of weights is given, as flat params and their mask."""
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-import jaxprune
 from jaxprune import interop
-from jaxprune.compress._save import named_leaves
+from jaxprune.compress._save import load_flat, named_leaves
 from jaxprune.interop._orbax import checkpoint_of
 
 
@@ -67,7 +66,7 @@ def read_given(path: Path) -> tuple[Flat, Flat]:
         params, mask = interop.read_orbax(path)
         return _flat(params, mask, guess=mask is None)
     if is_ours(path):
-        return _flat(*jaxprune.load(path))
+        return load_flat(path)
     if not _begins(path, b"{"):
         raise ValueError(
             f"{path} is not a safetensors file, nor one of jaxprune.save; expected one "
@@ -95,22 +94,6 @@ def _begins(path: Path, header: bytes) -> bool:
     """Tells how the header begins, which comes after its length of 8 bytes."""
     with open(path, "rb") as file:
         return file.read(8 + len(header))[8:] == header
-
-
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Gives the tree whose paths are these names.
-
-    >>> nested({"fc1/bias": 1, "fc1/kernel": 2})
-    {'fc1': {'bias': 1, 'kernel': 2}}
-    """
-    tree: dict[str, Any] = {}
-    for name, leaf in flat.items():
-        *parents, last = name.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = leaf
-    return tree
 
 
 def apply_of(model: str) -> Callable[[Any, jax.Array], Any]:

@@ -31,6 +31,31 @@ def leaf_names(tree: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: leaf_name(path), tree)
 
 
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Gives the tree whose paths are these names.
+
+    >>> nested({"fc1/bias": 1, "fc1/kernel": 2})
+    {'fc1': {'bias': 1, 'kernel': 2}}
+
+    Raises:
+      ValueError: if one path lies below another, as "a/b" below "a".
+    """
+    tree: dict[str, Any] = {}
+    for name, leaf in flat.items():
+        *parents, last = parts = name.split("/")
+        for n in range(1, len(parts)):
+            if (above := "/".join(parts[:n])) in flat:
+                raise ValueError(
+                    f"{name} lies below the leaf {above}, so that nested dicts cannot "
+                    "hold both"
+                )
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return tree
+
+
 def matches(pattern: Pattern, name: str) -> bool:
     """Tells whether a glob or a compiled regular expression matches a whole name.
 

@@ -71,6 +71,19 @@ def test_compress_and_expand(given, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["out_bytes"] == dense.stat().st_size
 
 
+def test_names_that_no_nested_dicts_hold(tmp_path, capsys):
+    given, small = tmp_path / "given", tmp_path / "small"
+    flat = {"": np.ones(2), "a": np.eye(2), "a/b": np.eye(3, dtype=np.int8)}
+    save_file(flat, given)
+    assert main(["compress", str(given), "--out", str(small)]) == 0
+    assert main(["inspect", str(small)]) == 0
+    assert main(["expand", str(small), "--out", str(given)]) == 0
+    chex.assert_trees_all_equal(load_file(given), flat)
+    flags = ["--model", f"{__name__}:product", "--input-shape", "3"]
+    assert main(["compress", str(given), "--out", str(small), *flags]) == 1
+    assert "a/b lies below the leaf a, so that" in capsys.readouterr().err
+
+
 def test_export(given, tmp_path):
     out = tmp_path / "out"
     command = ["export", str(given), "--out", str(out), "--to"]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune._masks import check_mask, map_masked
-from jaxprune._paths import leaf_name, leaf_names
+from jaxprune._paths import leaf_name, leaf_names, nested
 from jaxprune._types import Mask, Params
 from jaxprune._whole import whole_file
 from jaxprune.compress import _file
@@ -110,6 +110,20 @@ def load(
     return structure.unflatten(params), structure.unflatten(mask)
 
 
+def load_flat(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads what `save` wrote as params and mask by path; one may lie below another.
+
+    Raises:
+      CorruptError, ImportError, OSError: as `load`.
+    """
+    with open(path, "rb") as file, located(str(path)):
+        contents = _file.read_contents(file, os.fstat(file.fileno()).st_size)
+    leaves = ((row.name, row.leaf) for row in contents.rows)
+    return load(
+        path, {name: jax.ShapeDtypeStruct(p.shape, p.dtype) for name, p in leaves}
+    )
+
+
 def read_graph(path: str | PathLike[str]) -> bytes | None:
     """Reads the `graph` that `save` was given; `None` if it was given none.
 
@@ -205,19 +219,7 @@ def _like(like: Any, x: np.ndarray) -> Any:
 def _nested(path: Any, leaves: dict[str, tuple[Any, Any]], which: int) -> Any:
     if list(leaves) == [""]:  # an array by itself
         return leaves[""][which]
-    for name in leaves:
-        parts = name.split("/")
-        for n in range(1, len(parts)):
-            if (above := "/".join(parts[:n])) in leaves:
-                raise ValueError(
-                    f"{path}: {name} lies below the leaf {above}, so that nested dicts "
-                    "cannot hold both; give params_like."
-                )
-    tree: dict[str, Any] = {}
-    for name, pair in leaves.items():
-        *parents, last = name.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = pair[which]
-    return tree
+    try:
+        return nested({name: pair[which] for name, pair in leaves.items()})
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; give params_like.") from error
