@@ -1,6 +1,7 @@
 """The commands of `python -m jaxprune`."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import tyro
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 import jaxprune
 from jaxprune import interop
@@ -50,7 +51,8 @@ def inspect(file: File, json: bool = False) -> None:
     if json:
         _say({"file": str(file), "bytes": size, **total, "layers": rows}, True)
         return
-    table = Table("leaf", "shape", "dtype", caption=f"{file}: {size:,} bytes")
+    name = Column("leaf", overflow="fold")
+    table = Table(name, "shape", "dtype", caption=f"{file}: {size:,} bytes")
     for heading in ("weights", "alive", "%"):
         table.add_column(heading, justify="right")
     for row in [*rows, {"name": "all", "shape": "", "dtype": "", **total}]:
@@ -58,7 +60,9 @@ def inspect(file: File, json: bool = False) -> None:
         shape = " x ".join(map(str, row["shape"]))
         numbers = f"{row['weights']:,}", f"{row['alive']:,}", f"{share:.2f}"
         table.add_row(row["name"], shape, row["dtype"], *numbers)
-    Console().print(table)
+    # A name is shown as it is, and on one line where no terminal sets the width.
+    width = None if sys.stdout.isatty() else 10_000
+    Console(width=width, markup=False, emoji=False).print(table)
 
 
 def compress(

@@ -58,6 +58,13 @@ def test_inspect(given, capsys):
     assert all(word in shown for word in ("fc1/kernel", "3 x 2", "50.00", "62.50"))
 
 
+def test_inspect_shows_long_names_whole(tmp_path, capsys):
+    name = "encoder/[red]/" + "/".join(["attention"] * 20)
+    save_file({name: np.eye(2)}, tmp_path / "given")
+    assert main(["inspect", str(tmp_path / "given")]) == 0
+    assert name in capsys.readouterr().out
+
+
 def test_compress_and_expand(given, tmp_path, capsys):
     small, dense = tmp_path / "small", tmp_path / "dense"
     assert main(["compress", str(given), "--out", str(small)]) == 0
