@@ -110,7 +110,9 @@ def load(
     return structure.unflatten(params), structure.unflatten(mask)
 
 
-def load_flat(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def load_flat(
+    path: str | PathLike[str],
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Reads what `save` wrote as params and mask by path; one may lie below another.
 
     Raises:
