@@ -246,7 +246,7 @@ def test_the_sparse_file_is_small(tmp_path):
             lambda p, x: jax.random.normal(KEY, x.shape) * x,
             "makes or takes random keys",
         ),
-        (lambda p, x: x * jax.random.bernoulli(jax.random.PRNGKey(0)), "random numbe"),
+        (lambda p, x: x * jax.random.bernoulli(jax.random.PRNGKey(0)), "random keys"),
     ],
 )
 def test_what_is_refused(apply, message, tmp_path):
