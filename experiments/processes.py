@@ -54,8 +54,8 @@ def _several_hosts() -> bool:
     env = os.environ
     hosts = env.get("TPU_WORKER_HOSTNAMES", "").split(",")
     # Slurm tells an allocation's tasks to what runs alone in it, without srun, too.
-    tasks = env.get("SLURM_NTASKS", "1") if "SLURM_STEP_NODELIST" in env else "1"
-    tasks = int(tasks), int(env.get("OMPI_COMM_WORLD_SIZE", "1"))
+    names = ["SLURM_NTASKS"] if "SLURM_STEP_NODELIST" in env else []
+    tasks = [int(env.get(name) or 1) for name in (*names, "OMPI_COMM_WORLD_SIZE")]
     return len(hosts) > 1 or "MEGASCALE_COORDINATOR_ADDRESS" in env or max(tasks) > 1
 
 

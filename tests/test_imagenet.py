@@ -117,6 +117,7 @@ def test_the_environment_tells_of_several_hosts(monkeypatch):
     assert started == [()]
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "")
     monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "")
     processes.start_processes(Devices())  # in an allocation, without srun
     assert started == [()]
     monkeypatch.setenv("SLURM_STEP_NODELIST", "a,b")
