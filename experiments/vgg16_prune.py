@@ -35,7 +35,8 @@ from typing import Any
 from experiments import imagenet
 from experiments.config import Pruning, Run, Training
 from experiments.data import Images
-from experiments.imagenet import ImageConfig, Loaded, Preset
+from experiments.image_settings import ImageConfig
+from experiments.imagenet import Loaded, Preset
 from experiments.models import VGG16_CAFFE, VGG16_CIFAR10, VGG16_TORCHVISION
 
 

@@ -18,7 +18,8 @@ import toy
 from experiments import data, judge, recipes, train
 from experiments.config import Devices, Pruning, Run, Training
 from experiments.data.loader import Batches, Plan
-from experiments.imagenet import ImageConfig, shard_of
+from experiments.image_settings import ImageConfig
+from experiments.image_tasks import shard_of
 from experiments.layout import make_layout
 from experiments.models import Network
 from experiments.models.layers import dropout

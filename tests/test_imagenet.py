@@ -26,6 +26,7 @@ import jaxprune
 from experiments import (
     alexnet_prune,
     dry_run,
+    image_tasks,
     imagenet,
     processes,
     recipes,
@@ -274,7 +275,7 @@ def test_by_default_published_weights_fit(program, convention, parameters):
     images |= {"train_split": "validation", "eval_split": "validation"}
     layout = imagenet.make_layout("data=1")
     config = replaced(preset.config, data=images)
-    network, _, _ = imagenet._photographs(config, preset.network, layout)
+    network, _, _ = image_tasks.photographs(config, preset.network, layout)
     params = jax.eval_shape(
         network.module.init, jax.random.key(0), jnp.zeros((1, *network.input))
     )["params"]

@@ -16,7 +16,7 @@ import jaxprune
 from experiments import alexnet_prune, vgg16_prune
 from experiments.bench import _torch_nets
 from experiments.data import Batch
-from experiments.imagenet import ImageConfig
+from experiments.image_settings import ImageConfig
 from experiments.layout import make_layout
 from experiments.models import VGG16, Network, preprocess
 from experiments.optimizers import optimizer
