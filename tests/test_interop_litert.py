@@ -239,7 +239,13 @@ def test_the_sparse_file_is_small(tmp_path):
         (lambda p, x: jnp.einsum("bhwc,bhwc->b", x, x), "activations with activat"),
         (lambda p, x: x[:, ::-1], r"shape \(1, 6, 5, 4\) are moved"),
         (lambda p, x: x.astype(jnp.float16), "computes in float16, expected float32"),
-        (lambda p, x: jnp.where(x > 1, x, p["w"]), "selects by something else"),
+        (lambda p, x: jnp.where(x.sum() > 1, x, p["w"]), "whole arrays by one test"),
+        (lambda p, x: (x > 1).reshape(-1) * 1.0, "a comparison of shape"),
+        (lambda p, x: x > 1, "a comparison of shape"),
+        (
+            lambda p, x: lax.select_n((x > 1) + (x > 2) * 1, x, x + 1, x + 2),
+            "computes in int32, expected float32",
+        ),
         (lambda p, x: jnp.ones(3), r"a constant of shape \(3,\) is where"),
         (lambda p, x: x * x.shape[0], "LiteRT computes something else"),
         (
@@ -318,3 +324,46 @@ def test_functions_of_each_number():
 )
 def test_softmax_and_maxima_over_axes(function):
     assert "REDUCE_MAX" in check(lambda params, x: function(x), {}, (3, 4, 6))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        *(nn.leaky_relu, nn.elu, nn.selu, nn.celu, nn.hard_tanh),
+        *(nn.softplus, nn.log_sigmoid, lambda x: x * jnp.tanh(nn.softplus(x))),
+    ],
+)
+def test_activations_that_compare(function):
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(5)(function(nn.Conv(8, (3, 3))(x)))
+
+    ops = check(*pruned(Net(), (6, 5, 4), density=0.6), (6, 5, 4))
+    assert ops.count("CONV_2D") == 2
+    assert not {"TRANSPOSE", "RESHAPE", "STRIDED_SLICE"} & set(ops)
+
+
+def larger(a, b, also=None):
+    return jnp.where(a > b if also is None else (a > b) | also, a, b)
+
+
+@pytest.mark.parametrize(
+    ("function", "made"),
+    [
+        (lambda x, w: jnp.where(x > 1, x, w), "GREATER"),
+        (lambda x, w: jnp.where(w > 0, x, -x), "SELECT_V2"),
+        (lambda x, w: jnp.where((w > 0) & (x < 1), x, 0), "LOGICAL_AND"),
+        (lambda x, w: jnp.where((x > 1) | (w < x), x, -x), "LOGICAL_OR"),
+        (lambda x, w: jnp.where(~(x <= w), x, x * x), "LOGICAL_NOT"),
+        (lambda x, w: jnp.where(jnp.round(w) == x, 1, x), "EQUAL"),
+        (lambda x, w: (x != w) * x + (x >= 1) * w, "NOT_EQUAL"),
+        (lambda x, w: larger(x, x * w), "MAXIMUM"),
+        (lambda x, w: larger(x, x * w, jnp.isnan(x)), "MAXIMUM"),
+        (lambda x, w: larger(x, x * w, jnp.isnan(x * w)), "SELECT_V2"),
+        (lambda x, w: jnp.where((x > 1) | jnp.isnan(x), x, 2), "SELECT_V2"),
+    ],
+)
+def test_comparisons(function, made):
+    w = np.random.default_rng(0).normal(size=(6, 5, 4)).astype(np.float32)
+    assert made in check(lambda params, x: function(x, params["w"]), {"w": w}, w.shape)

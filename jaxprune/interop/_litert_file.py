@@ -19,6 +19,7 @@ from jaxprune.interop._optional import require
 _OPERATORS = {
     "abs": ("ABS", 1, None),
     "add": ("ADD", 1, "AddOptions"),
+    "and": ("LOGICAL_AND", 1, None),
     "average": ("AVERAGE_POOL_2D", 1, "Pool2DOptions"),
     "concat": ("CONCATENATION", 1, "ConcatenationOptions"),
     "conv": ("CONV_2D", 1, "Conv2DOptions"),
@@ -26,19 +27,28 @@ _OPERATORS = {
     "densify": ("DENSIFY", 1, "DensifyOptions"),
     "depthwise": ("DEPTHWISE_CONV_2D", 2, "DepthwiseConv2DOptions"),
     "div": ("DIV", 1, "DivOptions"),
+    "eq": ("EQUAL", 1, None),
     "exp": ("EXP", 1, None),
+    "ge": ("GREATER_EQUAL", 1, None),
+    "gt": ("GREATER", 1, None),
     "largest": ("REDUCE_MAX", 1, "ReducerOptions"),
+    "le": ("LESS_EQUAL", 1, None),
     "log": ("LOG", 1, None),
     "logistic": ("LOGISTIC", 1, None),
+    "lt": ("LESS", 1, None),
     "max": ("MAXIMUM", 1, "MaximumMinimumOptions"),
     "min": ("MINIMUM", 1, "MaximumMinimumOptions"),
     "mul": ("MUL", 1, "MulOptions"),
+    "ne": ("NOT_EQUAL", 1, None),
     "neg": ("NEG", 1, None),
+    "not": ("LOGICAL_NOT", 1, None),
+    "or": ("LOGICAL_OR", 1, None),
     "pad": ("PADV2", 1, "PadV2Options"),
     "pool": ("MAX_POOL_2D", 1, "Pool2DOptions"),
     "relu": ("RELU", 1, None),
     "reshape": ("RESHAPE", 1, "ReshapeOptions"),
     "rsqrt": ("RSQRT", 1, None),
+    "select": ("SELECT_V2", 1, None),
     "slice": ("STRIDED_SLICE", 1, "StridedSliceOptions"),
     "sqrt": ("SQRT", 1, None),
     "sub": ("SUB", 1, "SubOptions"),
@@ -46,6 +56,9 @@ _OPERATORS = {
     "tanh": ("TANH", 1, None),
     "transpose": ("TRANSPOSE", 1, "TransposeOptions"),
 }
+
+_TYPES = {"bool": "BOOL", "float32": "FLOAT32", "int32": "INT32"}
+_TESTS = ("gt", "ge", "lt", "le", "eq", "ne", "and", "or", "not")
 
 
 def file_of(output: Node, densest: float) -> bytes:
@@ -57,6 +70,7 @@ def file_of(output: Node, densest: float) -> bytes:
     """
     flatbuffers = require("flatbuffers", "litert")
     writer = _Writer(require("ai_edge_litert.schema_py_generated", "litert"), densest)
+    writer.bare = {id(n.inputs): n for n in _nodes(output, {}) if not n.relu}
     last = writer.node(output)
     builder = flatbuffers.Builder(1 << 16)
     builder.Finish(writer.model(last).Pack(builder), file_identifier=b"TFL3")
@@ -73,12 +87,16 @@ class _Writer:
         self.kinds: list[str] = []
         self.inputs: list[int] = []
         self.made: dict[Node, int] = {}
+        self.bare: dict[int, Node] = {}
 
     def node(self, node: Node) -> int:
         """Writes an operator after those that it needs, once; gives its tensor."""
         if node in self.made:
             return self.made[node]
-        if node.kind == "input":
+        bare = self.bare.get(id(node.inputs))
+        if node.relu and bare:  # read elsewhere too: it is not computed twice
+            made = self.node(Node("relu", node.shape, (bare,)))
+        elif node.kind == "input":
             made = self.tensor("input", node.shape)
             self.inputs.append(made)
         else:
@@ -86,7 +104,9 @@ class _Writer:
                 self.node(x) if isinstance(x, Node) else self.constant(node, i, x)
                 for i, x in enumerate(node.inputs)
             ]
-            made = self.tensor(f"{node.kind}{len(self.operators)}", node.shape)
+            dtype = np.bool_ if node.kind in _TESTS else np.float32
+            name = f"{node.kind}{len(self.operators)}"
+            made = self.tensor(name, node.shape, dtype=dtype)
             self.write(node, inputs, made)
         self.made[node] = made
         return made
@@ -103,16 +123,19 @@ class _Writer:
         return self.tensor(name, x.shape, x)
 
     def tensor(
-        self, name: str, shape: Sequence[int], values: np.ndarray | None = None
+        self,
+        name: str,
+        shape: Sequence[int],
+        values: np.ndarray | None = None,
+        dtype: Any = np.float32,
     ) -> int:
         tensor = self.schema.TensorT()
         tensor.name, tensor.shape = name, [int(n) for n in shape]
-        tensor.type, tensor.buffer = self.schema.TensorType.FLOAT32, 0
+        kind = _TYPES[np.dtype(dtype if values is None else values.dtype).name]
+        tensor.type, tensor.buffer = getattr(self.schema.TensorType, kind), 0
         if values is None:
             tensor.shapeSignature = [-1, *tensor.shape[1:]]
         else:
-            if values.dtype == np.int32:
-                tensor.type = self.schema.TensorType.INT32
             buffer = self.schema.BufferT()
             little = values.astype(values.dtype.newbyteorder("<"))
             buffer.data = np.frombuffer(little.tobytes(), np.uint8)
@@ -221,6 +244,16 @@ class _Writer:
         model.subgraphs, model.buffers = [graph], self.buffers
         model.description = "jaxprune"
         return model
+
+
+def _nodes(node: Node, seen: dict[Node, None]) -> dict[Node, None]:
+    """Gives a node and all that it is computed from, each once."""
+    if node not in seen:
+        seen[node] = None
+        for x in node.inputs:
+            if isinstance(x, Node):
+                _nodes(x, seen)
+    return seen
 
 
 def _csr(alive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -117,6 +117,8 @@ def sliced(x: Node, begin: list[int], end: list[int], step: list[int]) -> Node:
 
 def added(x: Node, constant: np.ndarray) -> Node:
     """Adds numbers; one for each channel as a bias, if an operator takes it."""
+    if not np.any(constant):
+        return x
     constant = shortest(constant, x.shape)
     within = _biased(x, constant) if constant.shape == x.shape[-1:] else None
     return within or Node("add", x.shape, (x, constant))

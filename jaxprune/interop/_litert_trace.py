@@ -29,7 +29,7 @@ from jaxprune.interop._litert_nodes import (
 )
 from jaxprune.interop._litert_views import (
     MOVES,
-    Larger,
+    Test,
     Value,
     View,
     Walk,
@@ -124,28 +124,59 @@ def _max(walk: Walk, step: Step) -> View:
 
 
 def _select(walk: Walk, step: Step) -> View:
-    """Reads `where(b > a, b, a)`, which is a maximum."""
-    if walk.values[step.inputs[0]] != Larger(*step.inputs[:0:-1]):
-        raise ValueError("it selects by something else than which is larger")
-    return _max(walk, step)
+    """Reads `where(b > a, b, a)`, which is a maximum; selects by other tests."""
+    if len(step.inputs) != 3:
+        raise ValueError(f"it selects among {len(step.inputs) - 1} values, expected 2")
+    test, one, other = step.inputs
+    if _larger(walk.values[test]) == (other, one):
+        return _max(walk, step)
+    shape = walk.program.types[step.outputs[0]].shape
+    if walk.program.types[test].shape != shape:
+        raise ValueError("it selects whole arrays by one test")
+    cases = [_operand(walk, slot, shape) for slot in (other, one)]
+    tested = _tested(walk, walk.values[test], shape)
+    return whole(Node("select", shape, (tested, *cases)))
 
 
-def _compare(walk: Walk, step: Step) -> Larger:
-    one, other = step.inputs
-    if step.primitive.name == "ne" and one != other:
-        raise ValueError("it asks whether numbers are equal")
-    turned = step.primitive.name in ("lt", "le")
-    return Larger(other, one) if turned else Larger(one, other)
+def _larger(test: Value) -> tuple[int, int] | None:
+    """Gives the slots of b and a if `b > a`, or b is no number, was asked."""
+    if not isinstance(test, Test):
+        return None
+    if test.kind == "or" and all(isinstance(part, Test) for part in test.of):
+        for part, nan in (test.of, test.of[::-1]):
+            pair = _larger(part)
+            if pair and nan == Test("ne", (pair[0], pair[0])):
+                return pair
+    if test.kind not in ("gt", "ge", "lt", "le"):
+        return None
+    one, other = test.of
+    return (one, other) if test.kind in ("gt", "ge") else (other, one)
 
 
-def _or(walk: Walk, step: Step) -> Larger:
-    """Reads `b > a or b is no number` as the former."""
-    values = [walk.values[slot] for slot in step.inputs]
-    tests = [value for value in values if isinstance(value, Larger)]
-    larger = [test for test in tests if test.one != test.other]
-    if len(tests) != 2 or len(larger) != 1:
-        raise ValueError("it puts comparisons together")
-    return larger[0]
+def _tested(walk: Walk, test: Any, shape: tuple[int, ...]) -> Any:
+    """Gives what computes a test."""
+    if isinstance(test, np.ndarray):
+        return np.broadcast_to(test, shape)
+    if test.kind in ("or", "and", "not"):
+        parts = [_tested(walk, part, shape) for part in test.of]
+    else:
+        parts = [_operand(walk, slot, shape) for slot in test.of]
+    return Node(test.kind, shape, tuple(parts))
+
+
+def _operand(walk: Walk, slot: int, shape: tuple[int, ...]) -> Any:
+    """Gives the operator, or the constant, that makes the value of a slot."""
+    value = walk.values[slot]
+    known = isinstance(value, np.ndarray)
+    return shortest(value, shape) if known else node_of(walk, slot)
+
+
+def _compare(walk: Walk, step: Step) -> Test:
+    return Test(step.primitive.name, tuple(step.inputs))
+
+
+def _logical(walk: Walk, step: Step) -> Test:
+    return Test(step.primitive.name, tuple(walk.values[slot] for slot in step.inputs))
 
 
 def _add(walk: Walk, step: Step) -> View:
@@ -204,6 +235,19 @@ def _power(walk: Walk, step: Step) -> View:
     return View(made, at)
 
 
+def _beside_one(kind: str) -> Callable[[Walk, Step], View]:
+    """Computes exp(x) - 1 or log(1 + x), less exactly than JAX does near 0."""
+
+    def rule(walk: Walk, step: Step) -> View:
+        node, at = source_of(walk, step.inputs[0])
+        one = np.ones(1, np.float32)
+        if kind == "log":
+            return View(Node("log", node.shape, (added(node, one),)), at)
+        return View(added(Node("exp", node.shape, (node,)), -one), at)
+
+    return rule
+
+
 def _sum(walk: Walk, step: Step) -> View:
     x, axes = node_of(walk, step.inputs[0]), np.array(step.params["axes"], np.int32)
     shape = walk.program.types[step.outputs[0]].shape
@@ -213,6 +257,11 @@ def _sum(walk: Walk, step: Step) -> View:
 def _same(walk: Walk, step: Step) -> View:
     if step.params["new_dtype"] != np.float32:
         raise ValueError(f"it computes in {step.params['new_dtype']}, expected float32")
+    test = walk.values[step.inputs[0]]
+    if isinstance(test, Test):
+        shape = walk.program.types[step.outputs[0]].shape
+        cases = np.ones(1, np.float32), np.zeros(1, np.float32)
+        return whole(Node("select", shape, (_tested(walk, test, shape), *cases)))
     return view_of(walk, step.inputs[0])
 
 
@@ -225,12 +274,14 @@ _RULES: dict[str, Callable[[Walk, Step], Value]] = {
     "reduce_max": _reduce_max,
     "max": _max,
     "select_n": _select,
-    "or": _or,
-    **dict.fromkeys(("gt", "ge", "lt", "le", "ne"), _compare),
+    **dict.fromkeys(("gt", "ge", "lt", "le", "eq", "ne"), _compare),
+    **dict.fromkeys(("or", "and", "not"), _logical),
     "add": _add,
     **{kind: _binary(kind) for kind in ("sub", "mul", "div", "min")},
     **{kind: _unary(kind) for kind in _UNARY},
     **dict.fromkeys(("square", "integer_pow"), _power),
+    "expm1": _beside_one("exp"),
+    "log1p": _beside_one("log"),
     "reduce_sum": _sum,
     "convert_element_type": _same,
 }

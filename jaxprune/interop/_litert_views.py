@@ -1,6 +1,6 @@
 """Values while a traced function is followed: numbers of tensors, moved about."""
 
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -29,14 +29,20 @@ class View(NamedTuple):
     fill: float | None = None
 
 
-class Larger(NamedTuple):
-    """Where one value is larger than another, or is no number; by their slots."""
+class Test(NamedTuple):
+    """What a comparison gives, computed only where no maximum is found in it.
 
-    one: int
-    other: int
+    Attributes:
+      kind: "gt", "ge", "lt", "le", "eq" or "ne" of two slots; "or", "and" or "not" of
+        tests.
+      of: these.
+    """
+
+    kind: str
+    of: tuple[Any, ...]
 
 
-Value: TypeAlias = View | Larger | np.ndarray
+Value: TypeAlias = View | Test | np.ndarray
 
 
 class Walk(NamedTuple):
@@ -68,7 +74,7 @@ def view_of(walk: Walk, slot: int) -> View:
     value = walk.values[slot]
     if isinstance(value, View):
         return value
-    what = "a comparison" if isinstance(value, Larger) else "a constant"
+    what = "a comparison" if isinstance(value, Test) else "a constant"
     shape = walk.program.types[slot].shape
     raise ValueError(f"{what} of shape {shape} is where an activation was expected")
 
