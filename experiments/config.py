@@ -179,8 +179,8 @@ class Run:
     #: Steps between lines of metrics.jsonl; the only times at which values are read
     #: back from the device.
     log_every: int = 100
-    #: Steps compiled into one call. On 2 CPU cores 10 or more took 6 to 10% less time a
-    #: step than 1 for LeNet-300-100, and 3 to 8% less for LeNet-5.
+    #: Steps compiled into one call: of a small network they take less time than steps
+    #: called one by one.
     steps_per_call: int = 50
     #: Write the log for TensorBoard too (needs tensorboardX).
     tensorboard: bool = False

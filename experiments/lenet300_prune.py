@@ -3,7 +3,7 @@ r"""Prunes LeNet-300-100 on MNIST.
 The paper (Han et al. 2015, table 1): error 1.64% before and 1.59% after, 267K
 parameters before and 22K after, 12x; fc1, fc2 and fc3 keep 8, 9 and 26% (table 2).
 
-In under half a minute on two cores, on 5,000 digits that need no download:
+In about half a minute on two free cores, on 5,000 digits that need no download:
 
     python -m experiments.lenet300_prune
 
@@ -25,7 +25,7 @@ digits, and the table of either:
     python -m experiments.records runs/lenet300100-best-mnist-seeds --out best.csv
     python -m experiments.records runs/lenet300100-best-mnist-augmented-seeds
 
-Three to four minutes a seed on one core of an AMD EPYC that had other work to do. The
+Two to six minutes a seed on one core of an AMD EPYC that had other work to do. The
 figures reached are in experiments/results/README.md.
 """
 
