@@ -136,25 +136,37 @@ def test_what_stays_dense(images, pays, not_so):
     assert sparse.choose(draw < not_so, images, costs, fast=True) == "dense"
 
 
-def test_files():
-    told = README.split("is a file of ")[1].split("the published SqueezeNet")[0]
-    for network, text in zip(LENETS, told.split("LeNet-5 "), strict=True):
-        size, error = re.findall(r"[\d,.]+ \+- [\d.]+", text)[:2]
-        rows = rows_of(f"{LENETS[network]}_compressed_mnist.csv")
-        check_spread(size, [int(row["file_bytes"]) for row in rows])
-        check_spread(error, [float(row["error"]) for row in rows])
-    rows = [
-        row
-        for row in rows_of("lenet_best_compressed.csv")
-        if (row["network"], row["stage"], row["augment"])
-        == ("LeNet-5", "100x", "false")
-        and (row["bits"], row["bits_of_biases"]) == ("conv*/*=5,fc*/*=4", "")
-    ]
-    size, error = re.search(
-        r"best` ([\d,]+) bytes at ([\d.]+ \+- [\d.]+)", told
-    ).groups()
-    check(size.replace(",", ""), statistics.mean(int(r["file_bytes"]) for r in rows))
+@pytest.mark.parametrize("network", LENETS)
+def test_files(network):
+    rows = rows_of(f"{LENETS[network]}_compressed_mnist.csv")
+    size, error, _ = cells(f"{network}, shared weights, five seeds")
+    check_spread(size, [int(row["file_bytes"]) for row in rows])
     check_spread(error, [float(row["error"]) for row in rows])
+
+
+def test_the_smaller_file():
+    (first,) = re.findall(r"\| (LeNet-5 from .*?) \|", README)
+    size, error, _ = cells(first)
+    wanted = ("LeNet-5", "100x", "false", "conv*/*=5,fc*/*=4", "")
+    names = ("network", "stage", "augment", "bits", "bits_of_biases")
+    rows = rows_of("lenet_best_compressed.csv")
+    rows = [row for row in rows if tuple(row[name] for name in names) == wanted]
+    check(*numbers(size), statistics.mean(int(row["file_bytes"]) for row in rows))
+    check_spread(error, [float(row["error"]) for row in rows])
+
+
+@pytest.mark.parametrize("network", LENETS)
+def test_litert(network):
+    rows = {
+        row["side"]: row
+        for row in rows_of("bench_litert.csv")
+        if row["network"] == network
+    }
+    told = cells(f"{network}, `.tflite`")
+    for cell, side in zip(told, ("LiteRT dense", "LiteRT sparse"), strict=True):
+        size, time = numbers(cell)
+        check(size, rows[side]["bytes"])
+        check(time, rows[side]["median_us"])
 
 
 def check_range(text, values):
