@@ -42,7 +42,10 @@ def draw(path: Path, rows: read.Rows, title: str) -> Figure:
         sum(dense) / len(dense), color=style.GREY, lw=1, ls="--", label="dense"
     )
     axes.set_yscale("log")
-    axes.set_yticks([4, 5, 6, 8, 10, 15, 20, 30])
+    low, high = axes.get_ylim()
+    ticks = (2, 2.5, 3, 4, 5, 6, 8, 10, 15, 20, 25, 30, 40)
+    axes.set_yticks([tick for tick in ticks if low <= tick <= high])
+    axes.minorticks_off()
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
     style.multiples(axes, sorted({float(row["target"]) for row in rows}))
     axes.set(xlabel="compression of the weights", ylabel="test error, %")

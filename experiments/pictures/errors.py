@@ -71,6 +71,8 @@ def draw(
         axes.set_title(name, fontsize=11)
         axes.set(xlabel="compression of the weights")
         axes.margins(x=0.12, y=0.12)
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high + 0.08 * (high - low))  # room for the legend
         style.plain(axes)
         axes.legend(*_last_first(axes), frameon=False, fontsize=9, loc="upper left")
     panels[0].set_ylabel("test error, % of 10,000 digits")

@@ -63,8 +63,7 @@ def draw(path: Path, rows: read.Rows, title: str) -> Figure:
         panels[0].set_ylabel(f"{layer}\nin a bin")
     grid[0][0].set_title("before pruning", fontsize=10)
     grid[0][1].set_title("pruned and retrained", fontsize=10)
-    for axes in grid[-1]:
-        axes.set_xlabel("weight")
+    figure.supxlabel("weight (the outermost bins hold all beyond)", fontsize=10)
     figure.suptitle(title, fontsize=11)
     style.save(figure, path)
     return figure
