@@ -20,8 +20,8 @@ To 12x, 100x and 280x in one run, counted on weights (experiments/results/README
         --distill 0
 
 The first two: 13 minutes a seed, and 11 to 26, on one core of an AMD EPYC that had
-other work to do. Reached, mean and standard deviation: 0.69 +- 0.03% dense, 0.74 +- 0.03% at
-18.5x; gradual 0.67 +- 0.03% at 12.5x.
+other work to do. Reached, mean and standard deviation: 0.69 +- 0.03% dense, 0.74 +-
+0.03% at 18.5x; gradual 0.67 +- 0.03% at 12.5x.
 """
 
 import sys
