@@ -1,5 +1,6 @@
 """The compressed file: what comes back, what it takes, and what is refused."""
 
+import base64
 import json
 import os
 import subprocess
@@ -180,6 +181,72 @@ def test_any_reader_of_safetensors_opens_it(tmp_path):
         assert zlib.crc32(leaves[at : at + size], zlib.crc32(about)) == crc
         at += size
     assert at == len(leaves)
+
+
+# By either coder: positions as a map with and without neighbours and as gaps, codes
+# judged by neighbours, a codebook as steps, values that nothing shares.
+STORED = {
+    "range": """
+pa1{>00000dm>+7ZDn*}WMOn+Utc0Rdm?IKcyMxcZe=1mA~7O;EFyGaVr*q1I(s5yba`-PB03^fI3g?}b7*03Wg<
+FTGC4F|EFxrKbYWj_W@d9`baNs)TQDp#IW%2;EFx@WVRmJ6B075_WOR9OWg<EvRX8FnB6DbAaAhJoTQ)E@T`VGGV
+RT_%Z)Rq5Wpr~QI$JV1G%PtVFkO9pARr(hc-noD-EM>+5Jul+uDRexSn*ZNW`l~>lvM+0(`<bA4sGqycH28(hHuV
++`UaD^TBx8IO#lL2d|lGEce9C1;YoNh>7?do0*mo6Ky`!7xYgpS*a@`0g-S@FsFYNzoqT1s^R)fU6g<n+L=i?f&7
+-eofr{}0gXhjR^ZX1|S$^!Wft3_z8aHkjAT-B<TSK%SYsV#z!@QXWi=*P|C)+{Q8y74AX9jGnacuHwY#6%)!iYM5
+nlLocQmGTmOgcLSo2iUbEHjUSK9UeBci@==E$<FYiQGZxza64q?+V}X#euI*w9rCwn$h?6<=?NBls@`gj*mN-B>}
+69m*u$hH!WVdG-Haw&VF?6y|IwuAmm!=vQTV4zX4$3zvWc$B1Hf=0KoG;@DGQ5mEI(E7+r>?)gz^=DDA_O<WQxB+
+GqV}t1qFHZo8@Gr%^d*9wXWTDln~RhY8wAg^-L~@UV$|t$a6;3wtx$f=r_CVsP2X#EoH+&yCEn-i&RkS-pf-{ak|
+mg>!?lg9~%9=?iKqww{#xpgSSboT@=@WFNBjfp>Ba@j&i2Oyck~IV@*LC8!YOF82Tc0000000000000000000000
+0000001M9k2iZ0000000000003950001}XmkPq0002^6rTV900000006de@9|n=M6B7cVRkY=K7zN4Xsc7z2TGL-
+>&%?rm+mLVd<L0J9-6<#MTG9!hWDLyzFjApJ`%x!G^wcTM>km8wofV7;ZN}lVw>cLKYoTPL~-fc@BNj8Y{4~FXxQ
+0vZ;93<0$MH{dT7qb^T-LsJJQK)l`CPGtv5Zjo$3w@lZbsvv2R7AaxUADUk^F?Y7q<s#5>*o^;dp1NN!C<{uOR8D
+a^>UEZ9aEf#_?j-d&>w005;DrK0I2I2TvH_=_Wr)N@5rsa>V{DnOuJ`yU5fvikdZp&QK5*YA1o$N0=c=U~#?5gh{
++r1jcya=-}y000%X>=;QJe87%{OM|OIhki^N<f%l}8K8uEs8op>6K<b7*cR4oP!|26D;iwM*QEQtAtFldUS>`$jk
+li}2wRUSU#k$Uil>jg-uP01;$s@O^Ojq@KG-7UY`#ZHmCEoAugvNl*<Ant06YLd073vnFj#0=++18;3|~B7|Ns97
+!Tta7(KG8-h+ag@
+""",
+    "huffman": """
+pa1{>00000dm>+7ZDn*}WMOn+Utc0Rdm?IKcyMxcZe=1mA~7O;EFyGaVr*q1I(s5yba`-PB03^fI3g?}b7*03Wg<
+FTGB_|@EFxrKbYWj_W@d9`baNs)TQDp#I51s(EFx@WVRmJ6B075_WOR9OWg<EvRX8FnB6DbAaAhJoTQ)d0T`VGGV
+RT_%Z)Rq5Wpr~QI$JV0Ff2JXHeG#vARr(hc-oDT*=~a{5Ji8bnrA<Zw+ZG~qNp-p8dL`mTUAB;drg4WsgkO1p2c_
+W(LG+FwigE}WR>lKK{0%`OIiBH4xB=#Kij2q6ek9)?S>xGD@@jpF1*ytAn$TWrIv(RqoJ97YvxTo{nnHs(lm@1X9
+8pCH`~5sP4f<^W=j#8T!d%d6mIPsTB~i1Z^LEL=wQhDY6|Moh%oSDKe#T;gj(0S;N(1(<;B);JMfxS%Vo)+th~SN
+a<O6Y#FztWnIsWb;p*N+Tva_J5tPEGL>zaddm?G>h(tt$$qx}H858Zlo)M{-Xa^##jFF@wp3;5%nY>1Pl)Vt_aaf
+UI9{a`r2S9rOgmloP1kR@~2T0BuedkW*05|}^2*yE_#sl4Sn)ZLq*GaE<0QXQQb<o$h`J}o}-QYp)pnI#N*0cWiU
+E1~l9+H9mx=Sx-eBByNSHKUtf$q9Zdq3vuq;>Bg4{`zTw3<6VR_kP%^8g(>f$q9Ze~<X?x*GSu4^;y?=_S3F^Kxl
+7-T<EJ2f8$xu76F}>91M<e`o*zfWQC%V88$XK)?V1Fu(u+Aiw|s5WoNc0KfnM;J*L>z`p<hpuYeBfWH6$K)(P00K
+WhLfW80#00000fIa{K06zc#KtBKgfIk2Lpg#Zrz&`*006+i$AV2^BKtMsvavX*kNKuq!8OU;+=={Nke;TsB#Br3m
+moRwTLU+`E)VTYxsYgF`m+Y=g?5WfZ_nX`GCw^!4Cv(IQHN*-k$PFVjCYeq}D}nS%Li9IPd(kO6rCKXG2Uza~Y4<
+}{>bW|mLm)P&q)8=JBSZpOlX7lk*;yXc_wQh$QmtgH8hOq;t>xiHZ?yeX<r)^^O}Q$VqL5ce)Q3;1u+&df>jUNWK
+C9=rJVNewg1ax6)@Khl;}?tbIIssf;sE9JRE}~W6*duwVV-{ru2(~V000mG0ssIq00agACIH9;Kmve31fT!_1qbm
+0hz0-{0FnUr`1$(#{Qds_009C61O)~M2nh-c3=Iws5fT#=6&4p585$cL9Udu)V-&?Hic=J&DT-2*rYVYIl*K8EQx
+w1e003o{K?p(|^Upmr&_WP}uDXn483;lXZMG>&Qkcdux8HM|=Q<FCB`Hc&r72u-!q&C1jAI(swXSoV=e_TLJo5-b
+5bLg^7{)#K+@&c_bDaG1%2Jf2Yg*UeeYLG?UiZJ>eT-um|Np=M002AyKmbAjL@-!rS=?M)T?}75Ul0f~00F9i01O
+NO06Z`N4tM
+""",
+}
+
+
+@pytest.mark.parametrize("coder", CODERS)
+def test_files_that_were_written_before_are_read(tmp_path, coder):
+    """A change to both sides of a coder is seen by nothing else."""
+    r, c, _, o = np.indices((9, 6, 1, 20))
+    v = (r - 4) * (o % 5 - 2) + 2 * (c - 2) * (o % 3 - 1) - 2
+    conv = ((20 * c + o) ** 2 % 101 < 30) ^ (r * r * (c + o) % 23 == 7)
+    r, c = np.indices((40, 20))
+    dense = (r * 7 + c * r % 5) % 11 < (c % 4 > 2) * 9
+    few = np.arange(500) ** 2 % 997 < 20
+    params = {
+        "bias": np.float16([0.5, -2]),
+        "conv": conv * np.float32(v / 4),
+        "dense": (dense * (r - 9)).astype(np.int8),
+        "few": few * np.float16(np.arange(500)),
+    }
+    data = base64.b85decode("".join(STORED[coder].split()))
+    (tmp_path / "net").write_bytes(data)
+    found, mask = compress.load(tmp_path / "net")
+    chex.assert_trees_all_equal(found, params)
+    masks = {"bias": None, "conv": conv, "dense": dense, "few": few}
+    assert_same_bits(mask, masks)
 
 
 @pytest.mark.parametrize("mask", [None, {"w": None}])
