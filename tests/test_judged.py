@@ -157,3 +157,16 @@ def test_other_bytes_are_decoded_or_refused(data, lags):
         except CorruptError as error:
             message = str(error)
             assert message
+
+
+def test_rows_with_other_numbers_of_weights_than_they_say_are_refused():
+    encoder = ranges.new_encoder()
+    numbers.encode(encoder, np.uint64([5, 3]))
+    with pytest.raises(CorruptError, match="a row has 5 of 4 weights"):
+        maps.decode(ranges.finish(encoder), (), np.zeros((2, 4), bool))
+    data = maps.encode(np.random.default_rng(0).random((20, 8)) < 0.6, (1,))
+    for i in range(len(data) - 12, len(data)):  # behind the numbers
+        damaged = bytearray(data)
+        damaged[i] ^= 1
+        with pytest.raises(CorruptError, match=r"not as many|is invalid|goes on"):
+            maps.decode(bytes(damaged), (1,), np.zeros((20, 8), bool))
