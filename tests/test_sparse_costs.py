@@ -122,6 +122,31 @@ def test_times_are_sums_worked_by_hand():
     assert sparse.fast_time(few, 1, costs) == 1000 + 2 * 200
 
 
+def test_times_of_xla_are_sums_worked_by_hand():
+    costs = sparse.Costs(dense_call=1e3, cached=1.0, streamed=2.0, cache=4000)
+    costs = costs._replace(packed=1.5, dense=8.0)
+    costs = costs._replace(slot=2.0, image=0.5, turn=10.0, call=3e3)
+    assert sparse.dense_time(1000, 1, costs) == 1000 + 1000 * 1
+    assert sparse.dense_time(1001, 1, costs) == 1000 + 1001 * 2
+    assert sparse.dense_time(1000, 2, costs) == 1000 + 1000 * (1.5 + 8 * 2)
+    assert sparse.dense_time(1001, 3, costs) == 1000 + 1001 * (2 + 8 * 3)
+    # Two outputs in one block, of 100 turns; 17 images in two groups of 16.
+    few = np.ones((100, 2), bool)
+    once = 2000 + 10 * 100
+    assert sparse.sparse_time(few, 1, costs) == 3000 + once + 2 * 200
+    assert sparse.sparse_time(few, 3, costs) == 3000 + once + (2 + 0.5 * 2) * 200
+    every = once + (2 + 0.5 * 15) * 200
+    assert sparse.sparse_time(few, 17, costs) == 3000 + 2 * every
+    # One of 10,000 is cut into 100 pieces, which stand in a block with two of the 99
+    # outputs that have none; the other 97 are in a second block.
+    cut = np.zeros((10_000, 100), bool)
+    cut[:, 7] = True
+    once = 2 * 2000 + 10 * 100
+    assert sparse.sparse_time(cut, 1, costs) == 3000 + once + 4 * 199 + 2 * 10_200
+    every = once + 4 * 199 * 3 + (2 + 0.5 * 2) * 10_200
+    assert sparse.sparse_time(cut, 3, costs) == 3000 + every
+
+
 @pytest.mark.parametrize(
     ("least", "call", "image"),
     [
