@@ -147,11 +147,16 @@ def test_doubles_and_values_in_pieces(tmp_path):
         ("InnerProduct", (1, 1, 1, 2), (1, 2)),
         ("PReLU", (1, 1, 1, 2), (2,)),
         ("InnerProduct", (1, 1, 2, 1), (2, 1)),
+        # By numbers, in `layers`: convolution, deconvolution, inner product.
+        (4, (1, 1, 1, 2), (1, 1, 1, 2)),
+        (39, (1, 1, 1, 2), (1, 1, 1, 2)),
+        (14, (1, 1, 1, 2), (1, 2)),
     ],
 )
 def test_shapes_of_old_files(kind, dims, shape, tmp_path):
     net = caffe_message("NetParameter")()
-    blob = net.layer.add(name="a", type=kind).blobs.add(data=[1.0, 2.0])
+    layers = net.layers if isinstance(kind, int) else net.layer
+    blob = layers.add(name="a", type=kind).blobs.add(data=[1.0, 2.0])
     blob.num, blob.channels, blob.height, blob.width = dims
     assert read(net, tmp_path)["a/0"].shape == shape
 

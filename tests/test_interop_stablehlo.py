@@ -11,7 +11,7 @@ from test_interop_load import IMAGES, Net
 
 import jaxprune
 from jaxprune import interop
-from jaxprune.interop._packed import pack, unpack
+from jaxprune.interop._packed import _shared, pack, unpack
 
 
 ALONE = """
@@ -83,6 +83,16 @@ def test_unpacking_is_the_inverse(density, dtype):
         assert sum(a.nbytes for a in leaf.arrays) <= w.nbytes
         made = jax.jit(lambda arrays, leaf=leaf: unpack(leaf._replace(arrays=arrays)))
         np.testing.assert_array_equal(made(leaf.arrays), dense)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "dtype"), [(256, "u1"), (257, "u2"), (65_536, "u2"), (65_537, "u4")]
+)
+def test_codes_are_as_narrow_as_they_can_be(kinds, dtype):
+    values = np.arange(kinds, dtype=np.float32)[::-1]
+    codes, codebook = _shared(values)
+    assert codes.dtype == dtype
+    np.testing.assert_array_equal(codebook[codes], values)
 
 
 def test_params_of_another_form_and_no_mask(tmp_path):
