@@ -30,12 +30,14 @@ from experiments import (
     imagenet,
     processes,
     recipes,
+    rounds,
     vgg16_prune,
 )
 from experiments.config import Devices, Refused
 from experiments.flags import qualities
 from experiments.models import ALEXNET, VGG16_CAFFE
-from experiments.optimizers import in_turn
+from experiments.optimizers import first_phase, in_turn, optimizer
+from experiments.plan import steps_of
 
 
 ROOT = Path(__file__).parent.parent
@@ -243,6 +245,87 @@ def test_rewinding_prunes_geometrically_and_replays_the_learning_rate():
     too_long = replaced(config, pruning={"retrain_epochs": 6})
     with pytest.raises(Refused, match="--retrain-epochs is 6, expected at most the 5"):
         recipes.plan(too_long, NETWORK, 4)
+
+
+def test_gradual_pruning_is_the_cubic():
+    config = replaced(
+        CONFIG,
+        training={"lr": 1e-9},
+        pruning={
+            "recipe": "gradual",
+            "target": 8,
+            "epochs": 2,
+            "period": 3,
+            "ramp": (0.25, 0.75),
+        },
+    )
+    plan = recipes.plan(config, NETWORK, epoch=10)
+    assert plan.phases == ((0, "dense"), (6, "pruning"), (15, "retraining"))
+    assert (plan.steps, plan.dense_step, plan.dense_is_trained) == (20, 6, False)
+    assert plan.ends == {6: "dense", 15: "pruning", 20: "retraining"}
+    w = {"fc": {"kernel": jax.random.normal(jax.random.key(0), (40, 50))}}
+    state, update, dead = plan.tx.init(w), jax.jit(plan.tx.update), []
+    for _ in range(plan.steps):
+        _, state = update(jax.tree.map(jnp.zeros_like, w), state, w)
+        dead.append(2000 * float(jaxprune.sparsity(jaxprune.get_mask(state))))
+    # 9,136 weights and 64 biases; 1,150 parameters are left of 9,200.
+    most = 2000 * (1 - 1086 / 9136)
+    for step, left in ((6, 1), (9, 2 / 3), (12, 1 / 3), (15, 0)):
+        assert dead[step] == pytest.approx(most * (1 - left**3), abs=1)
+        assert dead[min(step + 4, 19)] == dead[min(step + 3, 19)]
+        assert dead[step + 2] == dead[step]
+    begun = replaced(config, pruning={"ramp": (0.0, 0.45)})
+    assert recipes.plan(begun, NETWORK, epoch=10).phases[0] == (0, "pruning")
+
+
+def test_rates_and_momentum_by_hand():
+    training = dataclasses.replace(CONFIG.training, lr=0.5, warmup=1)
+    rate = first_phase(training, 12, 4)
+    found = [float(rate(step)) for step in range(13)]
+    assert found[:5] == pytest.approx([0, 0.125, 0.25, 0.375, 0.5])
+    falls = [0.25 * (1 + math.cos(math.pi * i / 8)) for i in range(9)]
+    assert found[4:] == pytest.approx(falls, abs=1e-7)
+    # A phase shorter than twice the warm-up rises in its first half.
+    assert float(first_phase(training, 6, 4)(3)) == 0.5
+    plain = dataclasses.replace(training, warmup=0)
+    assert float(first_phase(plain, 6, 4)(0)) == 0.5
+    tx, w = optimizer(training, lambda step: 0.5), jnp.zeros(1)
+    state, moves = tx.init(w), []
+    for _ in range(3):
+        update, state = tx.update(jnp.ones(1), state, w)
+        moves.append(float(update[0]))
+    assert moves == pytest.approx([-0.5, -0.5 * 1.9, -0.5 * 2.71])
+    assert [steps_of("epochs", epochs, 10) for epochs in (0.26, 0.01, 2)] == [3, 1, 20]
+
+
+def test_a_round_leaves_its_row_and_a_repeated_one_replaces_it(tmp_path, capsys):
+    params = toy.drawn(NETWORK.module, jnp.zeros((1, *NETWORK.input)))
+    mask = jaxprune.dense_mask(params)
+    # A quarter of fc2, whose other units fc3 does not read.
+    mask["fc2"]["kernel"] = jnp.broadcast_to(jnp.arange(32) < 8, (256, 32))
+    mask["fc3"]["kernel"] = jnp.broadcast_to(jnp.arange(32)[:, None] < 8, (32, 16))
+    params = jaxprune.apply_mask(params, mask)
+    done = rounds.make_round_done(NETWORK, tmp_path)
+    done("round 1 conv", params, mask, {"error": 50.0, "top5_error": 20.0})
+    done("round 1 fc", params, mask, {"error": 40.0, "broken": 3})
+    done("round 1 fc", params, mask, {"error": 30.0})
+    with (tmp_path / "rounds.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["round"] for row in rows] == ["round 1 conv", "round 1 fc"]
+    assert [row["top5_error"] for row in rows] == ["20.0", ""]
+    assert float(rows[1]["error"]) == 30
+    alive = 432 + 2048 + 128
+    assert int(rows[1]["alive_weights"]) == alive
+    assert float(rows[1]["compression_weights"]) == pytest.approx(9136 / alive)
+    assert float(rows[1]["compression_params"]) == pytest.approx(9200 / (alive + 64))
+    # The convolution is computed at 4 x 4 places.
+    kept = 100 * (16 * 432 + 2048 + 128) / (16 * 432 + 8192 + 512)
+    assert float(rows[1]["flop_kept_percent"]) == pytest.approx(kept, rel=0.05)
+    read = load_file(tmp_path / "round-1-fc.safetensors")
+    np.testing.assert_array_equal(read["fc2/kernel"], params["fc2"]["kernel"])
+    out = capsys.readouterr().out
+    assert "round 1 conv: error 50.00%, top-5 20.00%; 3.5x fewer weights" in out
+    assert "round 1 fc: error 40.00%, 3 broken images left out; 3.5x" in out
 
 
 # Photographs

@@ -18,6 +18,7 @@ import optax
 import pytest
 import small_task
 import toy
+from scipy.special import log_softmax
 from small_task import CONFIG, NETWORK
 
 import jaxprune
@@ -25,7 +26,7 @@ from experiments import recipes
 from experiments.config import Refused
 from experiments.layout import leaf_sharding, make_layout, shardings
 from experiments.program import make_program
-from experiments.step import State, first_state, make_step
+from experiments.step import Diverged, State, first_state, make_step, read, sound
 from experiments.stop import Stopped
 from experiments.tasks import Examples, InFlight, Streamed
 
@@ -220,6 +221,75 @@ def test_the_first_five_are_those_of_numpy():
     ranked = np.argsort(-logits, axis=1)
     assert int(after.sums.wrong) == np.sum(ranked[:, 0] != labels)
     assert int(after.sums.wrong5) == np.sum(~(ranked[:, :5] == labels[:, None]).any(1))
+
+
+class Logits:
+    """Gives its inputs as logits, or what it draws, and depends on no weight."""
+
+    def __init__(self, draws=False):
+        self.draws = draws
+
+    def apply(self, params, inputs, rates=None, key=None):
+        drawn = jax.random.normal(key, inputs.shape) if self.draws else inputs
+        return drawn + 0 * params["params"]["w"].sum()
+
+
+def penalized(draws=False):
+    """A step of sgd at a rate of 0 with three live weights, and its state."""
+    training = dataclasses.replace(CONFIG.training, regularizer="l1", strength=0.1)
+    config = dataclasses.replace(CONFIG, training=training)
+    network = NETWORK._replace(module=Logits(draws), rates={})
+    params = {"w": jnp.array([[1.0, -2.0], [0.0, 3.0]])}
+    mask = {"w": params["w"] != 0}
+    tx = jaxprune.prune(optax.sgd(0.0), jaxprune.hold, mask)
+    key = jax.random.key(0)
+    made = lambda parts: jax.jit(make_step(config, network, tx, key, parts))
+    return made, first_state(network, tx, key, params)
+
+
+def test_a_line_of_the_log_is_numpys():
+    made, state = penalized()
+    step = made(1)
+    draw = np.random.default_rng(0)
+    logits = draw.normal(size=(2, 12, 16)).astype(np.float32)
+    labels = draw.integers(0, 16, (2, 12))
+    batches = [
+        Examples(jnp.asarray(a), jnp.asarray(b))
+        for a, b in zip(logits, labels, strict=True)
+    ]
+    state = step(step(state, batches[0]), batches[1])
+    assert sound(state, None) is state
+    state, line = read(state, top5=True)
+    losses = -np.take_along_axis(log_softmax(logits, -1), labels[..., None], -1)
+    rank = np.argsort(np.argsort(-logits), axis=-1)
+    rank = np.take_along_axis(rank, labels[..., None], -1)
+    assert line == pytest.approx(
+        {
+            "loss": losses.mean() + 0.1 * 6,
+            "train_error": 100 * np.mean(rank > 0),
+            "train_top5_error": 100 * np.mean(rank > 4),
+            "sparsity": 0.25,
+        }
+    )
+    assert not any(np.any(total) for total in state.sums)
+    for _ in range(2):  # the first is named
+        state = step(state, Examples(jnp.full((12, 16), jnp.nan), batches[0].labels))
+    with pytest.raises(Diverged, match=r"not finite at step 2 .*no checkpoint was"):
+        sound(state, 0)
+    state = state._replace(bad=jnp.int32(-1), params={"w": jnp.array([np.inf])})
+    with pytest.raises(Diverged, match=r"not finite after step 3 .*is of step 2\."):
+        sound(state, 2)
+
+
+def test_each_step_and_each_part_draws_anew():
+    made, state = penalized(draws=True)
+    step = made(32)  # of one image each, which has the first of two classes
+    batch = Examples(jnp.zeros((32, 2)), jnp.zeros(32, jnp.int32))
+    first = step(state, batch)
+    second = step(first, batch)
+    assert 8 < int(first.sums.wrong) < 24
+    assert 0.6 < float(first.sums.loss) < 3  # 0.6 is the penalty
+    assert abs(float(second.sums.loss - 2 * first.sums.loss)) > 1e-3
 
 
 # Transfers
