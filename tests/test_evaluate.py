@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from experiments import evaluate as program
+from experiments.data.digits import Split
 from experiments.data.loader import Batch
-from experiments.judge import make_accuracy
+from experiments.judge import make_accuracy, resident, streamed
 from experiments.models import SQUEEZENET
+from experiments.models.preprocess import KINDS
 
 
 class Scores(nn.Module):
@@ -48,6 +50,33 @@ def test_hits_are_counted_among_the_first_one_and_five():
         np.sum(valid),
     )
     assert jnp.asarray(found).min() > 0
+    errors = streamed(network, lambda: batches, 40)({})
+    wrong, wrong5 = (100 * np.mean(rank[valid] >= first) for first in (1, 5))
+    assert errors == pytest.approx(
+        {"error": wrong, "top5_error": wrong5, "broken": np.sum(~valid)}
+    )
+
+
+class Far(nn.Module):
+    """Gives how far the first pixel's channels are from 0.4 as logits."""
+
+    @nn.compact
+    def __call__(self, images):
+        return abs(images[:, 0, 0] - 0.4)
+
+
+@pytest.mark.parametrize("kind", ["unit", "cifar10"])
+def test_each_resident_image_is_judged_once(kind):
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, (25, 2, 2, 3), np.uint8)
+    labels = draw.integers(0, 3, 25).astype(np.int32)
+    network = SQUEEZENET._replace(module=Far(), preprocessing=kind)
+    mean, deviation, _ = KINDS[kind]
+    inputs = (images[:, 0, 0] - np.array(mean)) / np.array(deviation)
+    wrong = np.argmax(abs(inputs - 0.4), -1) != labels
+    judge = resident(network, Split(images, labels), batch=10)
+    for _ in range(2):
+        assert judge({}) == {"error": pytest.approx(100 * wrong.mean())}
 
 
 def test_weights_that_are_not_there_are_told(tmp_path, capsys):

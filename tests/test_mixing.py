@@ -1,12 +1,18 @@
 """Squares hidden or mixed into small images, against loops in NumPy."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import log_softmax
 
-from experiments import data, vgg16_prune
+from experiments import data, imagenet, vgg16_prune
+from experiments.config import Mixing
 from experiments.data.mixing import squares
+from experiments.layout import make_layout
+from experiments.models import VGG16_CIFAR10, preprocess
 
 
 KEY = jax.random.key(0)
@@ -53,6 +59,42 @@ def test_cutmix_mixes_labels_by_area():
     assert 16 <= (parts == 0).sum() <= 48
     assert parts.max() > 0.5
     assert 0.2 < parts[parts > 0].mean() < 0.6
+
+
+def test_smoothed_labels_are_the_targets_of_the_loss(monkeypatch):
+    draw = np.random.default_rng(0)
+    pixels = draw.integers(0, 256, (64, 32, 32, 3), np.uint8)
+    split = data.Split(pixels, draw.integers(0, 10, 64).astype(np.int32))
+    monkeypatch.setattr(data, "load_cifar10", lambda *_: split)
+    config = vgg16_prune.PRESETS["cifar10"].config
+    training = dataclasses.replace(config.training, batch=64)
+    config = dataclasses.replace(
+        config, mixing=Mixing(smoothing=0.2, cutout=6), training=training
+    )
+    _, task, size = imagenet._cifar10(config, VGG16_CIFAR10, make_layout("data=1"))
+    assert size == 64
+    made, other = (
+        task(
+            dataclasses.replace(config, run=dataclasses.replace(config.run, seed=seed))
+        )
+        for seed in (0, 1)
+    )
+    arrays = made.feed.arrays(0)
+    assert not np.array_equal(arrays[-1], other.feed.arrays(0)[-1])
+    batch = jax.jit(made.feed.batch)(arrays, 0)
+    targets = 0.8 * np.eye(10)[batch.labels] + 0.02
+    np.testing.assert_allclose(np.exp(batch.soft), targets, rtol=1e-5)
+    logits = draw.normal(size=(64, 10)).astype(np.float32)
+    loss = made.loss(logits, batch.labels, batch.soft)
+    expected = -np.sum(targets * log_softmax(logits, -1), -1)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    # Of its own crop or reflection, and with a square of zeros, each is a new image.
+    inputs = np.asarray(batch.inputs)
+    hidden = (inputs == 0).all(-1).sum((1, 2))
+    assert ((hidden > 0) & (hidden <= 36)).all()
+    known = np.asarray(preprocess(jnp.asarray(pixels), "cifar10"))
+    same = [(one == known).all(-1).mean((1, 2)).max() for one in inputs]
+    assert np.mean(np.array(same) < 0.5) > 0.8
 
 
 @pytest.mark.parametrize(
