@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import itertools
 import logging
 import multiprocessing
 import os
@@ -66,7 +67,7 @@ def distance(a, b):
     return np.abs(np.asarray(a, np.int32) - np.asarray(b, np.int32))
 
 
-SHAPES = [(400, 470), (256, 256), (256, 341), (500, 300), (60, 90), (1200, 1700)]
+SHAPES = [(400, 470), (256, 256), (256, 343), (500, 300), (60, 90), (1200, 1700)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -139,6 +140,34 @@ def test_torchvision_train_is_the_box(shape, kind):
         assert distance(ours, part).mean() < 4
         shifted = np.roll(np.asarray(part), 12, 1)
         assert distance(ours, part).mean() < distance(ours, shifted).mean()
+
+
+def test_rows_that_only_the_filter_reaches_are_decoded():
+    # The crop ends in row 1,119.3, with a block of 16; its filter reaches 4.6 further.
+    pixels = np.zeros((1189, 300, 3), np.uint8)
+    pixels[1120:] = 255
+    data = encoded(Image.fromarray(pixels), quality=100, subsampling=0)
+    whole = Image.open(io.BytesIO(data)).resize((256, 256), Image.Resampling.BILINEAR)
+    expected = np.asarray(whole.crop((14, 14, 241, 241)))
+    assert expected[-1].min() > 10
+    ours = run(tr.make_transform("caffe", train=False, crop=227), data, 227)
+    assert distance(ours, expected).max() <= 2
+
+
+def test_every_place_of_a_crop_is_drawn():
+    pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    data = encoded(Image.fromarray(pixels), "PNG")
+    found = set()
+    transform = tr.make_transform("caffe", train=True, crop=3, resize=4)
+    for seed in range(60):
+        ours = run(transform, data, 3, seed)
+        for flipped, part in enumerate((ours, ours[:, ::-1])):
+            for top, left in itertools.product(range(2), range(2)):
+                if np.array_equal(part, pixels[top : top + 3, left : left + 3]):
+                    found.add((flipped, top, left))
+    assert len(found) == 8
+    whole = tr.make_transform("caffe", train=False, crop=4, resize=4)
+    np.testing.assert_array_equal(run(whole, data, 4), pixels)
 
 
 def test_random_box_is_that_of_szegedy():
@@ -458,6 +487,18 @@ def test_broken_files_are_counted_and_named(tmp_path, caplog):
     assert "004.JPEG: 6 bytes of no known" in caplog.text
     with pytest.raises(Refused, match=r"2 images are broken, more than --max-broken 1"):
         list(batches(root, seed=None, batch=4, max_broken=1))
+
+
+def test_a_photograph_that_breaks_halfway_is_black(folder):
+    def half(data, draw, out):
+        out[:8] = 255
+        raise d.Broken("halfway")
+
+    source = d.open_source(settings(folder), "train")
+    made = Plan(source, half, 16, 4, d.Shard(), None)(0)
+    assert not made["image"].any()
+    assert not made["valid"].any()
+    assert made["broken"].count("halfway") == 4
 
 
 def test_a_split_is_tried_before_a_run(folder, tmp_path):
