@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 
 import jaxprune
 from experiments import lenet300_prune
-from experiments.checkpoint import Checkpoints
+from experiments.checkpoint import Checkpoints, _checksums
 from experiments.config import Refused
 
 
@@ -110,6 +110,10 @@ def test_the_last_two_are_kept_and_load(written):
     checkpoints = reopened(folder)
     assert checkpoints.latest() == 3
     assert sorted(p.name for p in folder.iterdir()) == ["2", "3"]
+    before = listing(folder)
+    checkpoints.save(3, jax.tree.map(jnp.zeros_like, state))  # it is there
+    checkpoints.wait()
+    assert listing(folder) == before
     assert_same_bits(checkpoints.load(3, state), state)
 
 
@@ -183,6 +187,22 @@ def test_a_damaged_checkpoint_is_refused_and_left_alone(written, harm, caplog, c
     # The refusal is all that is said.
     assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
     assert capfd.readouterr().err == ""
+
+
+def test_checksums_are_those_of_numpy():
+    """Or old checkpoints would be damaged ones."""
+    draw = np.random.default_rng(0)
+    given = {
+        "float32": draw.normal(size=(3, 2, 4)).astype(np.float32),
+        "bfloat16": draw.normal(size=(4, 5)).astype(jnp.bfloat16),
+        "int8": np.arange(-6, 6, dtype=np.int8).reshape(4, 3),
+        "bool": np.array([True, False, True, True]),
+    }
+    found = jax.device_get(_checksums(given))
+    for name, x in given.items():
+        bits = x.view(f"u{x.itemsize}").ravel().tolist()
+        total = sum(b * (2 * place + 1) for place, b in enumerate(bits))
+        assert int(found[name]) == total % 2**32, name
 
 
 def test_a_file_where_checkpoints_belong_is_refused(tmp_path):
