@@ -78,6 +78,28 @@ def test_a_map_gains_by_rows_columns_and_neighbours():
     sizes = [len(maps.encode(image, lags)) for lags in ((), (1, 28))]
     assert sizes[1] < 0.9 * sizes[0]
     assert maps.find_lags(image, 64) == (1, 28)
+    # Of rows that have as many, those six apart have them at the same places.
+    row, column = np.indices((240, 200))
+    often = rng.choice([0.4, 1.6], (6, 200))[row % 6, column]
+    chance = np.array([0.05, 0.05, 0.1, 0.5])[row % 4] * often
+    assert 6 in maps.find_lags(rng.random((240, 200)) < chance, 11)
+
+
+def test_the_neighbours_to_the_left_and_above_are_tried():
+    tried = lambda *shape: positions.lags_of(
+        np.random.default_rng(0).random(shape) < 0.5
+    )
+    assert (4, 12) in tried(5, 3, 4, 6)  # rows of a kernel's column, and of its row
+    assert tried(50) == tried(1, 1) == tried(1 << 10, (1 << 10) + 1) == []
+
+
+def test_a_map_is_turned_where_that_is_smaller():
+    row, column = np.indices((40, 20))
+    alive = (row * 7 + column * row % 5) % 11 < (column % 4 > 2) * 9
+    for turned, mask in ((True, alive), (False, alive.T)):
+        about, parts = positions.encode(np.ascontiguousarray(mask), "range")
+        assert about.turned == turned
+        assert len(parts["map"]) < len(maps.encode(alive, ()))
 
 
 @settings(max_examples=60, deadline=None)
