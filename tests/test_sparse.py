@@ -92,6 +92,16 @@ def test_narrow_values_are_near(values, bits):
     assert (abs(sparse.to_dense(kernel) - np.where(mask, w, 0)) <= 0.51 * step).all()
 
 
+@pytest.mark.parametrize("values", ["float16", "int8"])
+def test_dead_weights_do_not_widen_narrow_values(values):
+    w, mask = CASES["even"][0].copy(), CASES["even"][1].copy()
+    mask[:, 3] = False  # an output of which nothing lives
+    w[~mask] = 1e6
+    kernel = sparse.to_kernel(w, mask, values=values)
+    step = abs(np.where(mask, w, 0)).max(axis=0) / 2**7
+    assert (abs(sparse.to_dense(kernel) - np.where(mask, w, 0)) <= 0.51 * step).all()
+
+
 @pytest.mark.slow
 def test_grad_vmap_and_scan():
     w, mask = CASES["skewed"]
