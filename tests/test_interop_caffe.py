@@ -146,6 +146,7 @@ def test_doubles_and_values_in_pieces(tmp_path):
         ("Deconvolution", (1, 2, 1, 1), (1, 2, 1, 1)),
         ("InnerProduct", (1, 1, 1, 2), (1, 2)),
         ("PReLU", (1, 1, 1, 2), (2,)),
+        ("PReLU", (1, 2, 1, 1), (2, 1, 1)),
         ("InnerProduct", (1, 1, 2, 1), (2, 1)),
         # By numbers, in `layers`: convolution, deconvolution, inner product.
         (4, (1, 1, 1, 2), (1, 1, 1, 2)),

@@ -14,11 +14,13 @@ from experiments.models import layers, preprocess
 from experiments.models.alexnet import CAFFE
 from jaxprune import interop
 from jaxprune.interop._litert import litert_bytes, run_litert
+from jaxprune.interop._litert_file import _Writer
 
 
 interpreter = pytest.importorskip(
     "ai_edge_litert.interpreter", reason="LiteRT is the reference here"
 )
+schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
 KEY, EYE = jax.random.key(0), np.eye(72, dtype=np.float32)
 SIZES = (784, 300, 100, 10)
 LAYERS = ("fc1", "fc2", "fc3")
@@ -367,3 +369,23 @@ def larger(a, b, also=None):
 def test_comparisons(function, made):
     w = np.random.default_rng(0).normal(size=(6, 5, 4)).astype(np.float32)
     assert made in check(lambda params, x: function(x, params["w"]), {"w": w}, w.shape)
+
+
+def test_what_is_added_after_a_relu_stays_after_it():
+    rng = np.random.default_rng(0)
+    params = {
+        "w": rng.normal(size=(6, 5)).astype(np.float32),
+        "b": np.float32(range(5)),
+    }
+    apply = lambda params, x: jax.nn.relu(x @ params["w"]) + params["b"] - 2
+    assert "ADD" in check(apply, params, (6,))
+
+
+@pytest.mark.parametrize(
+    ("largest", "dtype"), [(255, "u1"), (256, "u2"), (65_535, "u2"), (65_536, "i4")]
+)
+def test_places_are_as_narrow_as_they_can_be(largest, dtype):
+    writer = _Writer(schema, 1.0)
+    _, vector = writer.vector(np.array([3, largest]))
+    assert vector.values.dtype == dtype
+    assert vector.values.tolist() == [3, largest]

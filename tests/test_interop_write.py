@@ -109,7 +109,10 @@ def test_there_and_back_in_csr(dtype, tmp_path):
     params = jax.tree.map(lambda p: p.astype(dtype), params)
     params["fc4"]["kernel"] = params["fc4"]["kernel"].at[0, 0].set(0)
     mask["fc4"]["kernel"] = mask["fc4"]["kernel"].at[0, 0].set(True)  # a living zero
+    (tmp_path / ".net.part").mkdir()  # of a process that was killed
+    (tmp_path / ".net.part" / "fc9.kernel.npz").touch()
     interop.write_csr(tmp_path / "net", params, mask)
+    assert len(list((tmp_path / "net").iterdir())) == len(jax.tree.leaves(params))
     read, read_mask = interop.read_csr(tmp_path / "net", params)
     chex.assert_trees_all_equal_dtypes(read, params)
     chex.assert_trees_all_equal(read, params)
@@ -133,6 +136,11 @@ def test_bad_folders(tmp_path):
         file.write_bytes(data[:length])
         with pytest.raises(ValueError, match=r"fc3\.kernel\.npz is damaged"):
             interop.read_csr(tmp_path / "net", params)
+    kernel = scipy.sparse.csr_matrix(([1.0], [0], [0, 1]), (1, 7))
+    kernel.indices[0] = 7
+    scipy.sparse.save_npz(file, kernel)
+    with pytest.raises(ValueError, match=r"fc3\.kernel\.npz is damaged: .*indices"):
+        interop.read_csr(tmp_path / "net", params)
     file.unlink()
     with pytest.raises(FileNotFoundError, match=r"fc3\.kernel"):
         interop.read_csr(tmp_path / "net", params)
