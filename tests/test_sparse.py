@@ -249,6 +249,12 @@ def test_a_leaf_that_is_no_matrix_cannot_be_chosen():
             {"conv": jnp.ones((3, 3, 2, 2), bool)},
             where=lambda *_: True,
         )
+    with pytest.raises(ValueError, match=r"w has shape \(3, 2\) and dtype bfloat16"):
+        sparse.sparsify(
+            {"w": jnp.ones((3, 2), jnp.bfloat16)},
+            {"w": jnp.ones((3, 2), bool)},
+            where=lambda *_: True,
+        )
 
 
 @pytest.mark.parametrize(

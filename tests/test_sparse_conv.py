@@ -326,6 +326,27 @@ def test_the_axes_of_images_are_free():
     close(sparse.lift(f)(sparse.to_conv(w, mask)), f(jnp.where(mask, w, 0)))
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"padding": ((-1, 2), (0, 1))},
+        {"lhs_dilation": (1, 2)},
+        {"rhs_dilation": (2, 1)},
+        {"batch_group_count": 2},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_another_convolution_is_that_of_xla(other):
+    w, mask = pruned((3, 3, 2, 4))
+    given = {"window_strides": (1, 1), "padding": ((0, 0), (0, 0)), **other}
+    f = lambda x, w: jax.lax.conv_general_dilated(
+        x, w, dimension_numbers=NUMBERS, **given
+    )
+    x = images(2, 7, 8, 2)
+    want = f(x, jnp.where(mask, w, 0))
+    close(sparse.lift(f)(x, sparse.to_conv(w, mask)), want)
+
+
 def test_without_a_kernel_xla_convolves(monkeypatch):
     w, mask = pruned((3, 3, 4, 5))
     monkeypatch.setattr("jaxprune.sparse._conv.target", lambda *_: None)
