@@ -143,14 +143,14 @@ def test_torchvision_train_is_the_box(shape, kind):
 
 
 def test_rows_that_only_the_filter_reaches_are_decoded():
-    # The crop ends in row 1,119.3, with a block of 16; its filter reaches 4.6 further.
-    pixels = np.zeros((1189, 300, 3), np.uint8)
-    pixels[1120:] = 255
+    # The crop ends in row 480, with a block of 16; its filter reaches 48 further.
+    pixels = np.zeros((576, 600, 3), np.uint8)
+    pixels[481:] = 255
     data = encoded(Image.fromarray(pixels), quality=100, subsampling=0)
-    whole = Image.open(io.BytesIO(data)).resize((256, 256), Image.Resampling.BILINEAR)
-    expected = np.asarray(whole.crop((14, 14, 241, 241)))
-    assert expected[-1].min() > 10
-    ours = run(tr.make_transform("caffe", train=False, crop=227), data, 227)
+    whole = Image.open(io.BytesIO(data)).resize((6, 6), Image.Resampling.BILINEAR)
+    expected = np.asarray(whole.crop((1, 1, 5, 5)))
+    assert expected[-1].min() > 20
+    ours = run(tr.make_transform("caffe", train=False, crop=4, resize=6), data, 4)
     assert distance(ours, expected).max() <= 2
 
 
