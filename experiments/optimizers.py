@@ -23,9 +23,7 @@ def optimizer(
 def first_phase(training: Training, steps: int, epoch: int) -> optax.Schedule:
     """Gives the learning rate of the first phase: up to the highest, then down to 0."""
     warmup = min(round(training.warmup * epoch), steps // 2)
-    return optax.warmup_cosine_decay_schedule(
-        training.lr * (not warmup), training.lr, warmup, steps
-    )
+    return optax.warmup_cosine_decay_schedule(0.0, training.lr, warmup, steps)
 
 
 def cosine(lr: float, steps: int) -> optax.Schedule:
