@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from experiments import data, imagenet, vgg16_prune
+from experiments import data, image_tasks, vgg16_prune
 from experiments.config import Mixing
 from experiments.data.mixing import squares
 from experiments.layout import make_layout
@@ -71,7 +71,7 @@ def test_smoothed_labels_are_the_targets_of_the_loss(monkeypatch):
     config = dataclasses.replace(
         config, mixing=Mixing(smoothing=0.2, cutout=6), training=training
     )
-    _, task, size = imagenet._cifar10(config, VGG16_CIFAR10, make_layout("data=1"))
+    _, task, size = image_tasks.cifar10(config, VGG16_CIFAR10, make_layout("data=1"))
     assert size == 64
     made, other = (
         task(
