@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxprune._masks import check_mask, map_masked
-from jaxprune._paths import leaf_name, leaf_names
+from jaxprune._paths import leaf_keys
 from jaxprune._types import Mask, Params
 
 
@@ -33,15 +33,15 @@ def reset_moments(
     check_mask(params, mask)
     # Leaves that are never pruned count too, for they own their moments.
     whole = map_masked(lambda p, m: m, params, mask, elsewhere=lambda p: None)
-    owners = jax.tree.leaves(jax.tree.map(_Owner, params, leaf_names(params), whole))
+    owners = jax.tree.leaves(jax.tree_util.tree_map_with_path(_Owner, params, whole))
     # The longest path first, so that "a/kernel" is not taken for "kernel".
-    owners.sort(key=lambda owner: -len(owner.path))
+    owners.sort(key=lambda owner: -len(owner.keys))
 
     def at_leaf(path: tuple[Any, ...], leaf: Any) -> Any:
-        name = tuple(leaf_name(path).split("/"))
+        keys = leaf_keys(path)
         for owner in owners:
             if (
-                name[len(name) - len(owner.path) :] == owner.path
+                keys[len(keys) - len(owner.keys) :] == owner.keys
                 and getattr(leaf, "shape", None) == owner.shape
             ):
                 return owner.reset(leaf)
@@ -51,8 +51,8 @@ def reset_moments(
 
 
 class _Owner:  # not a pytree, so that it is a leaf
-    def __init__(self, p: Any, name: str, mask: Any):
-        self.path = tuple(name.split("/")) if name else ()  # params may be one array
+    def __init__(self, path: tuple[Any, ...], p: Any, mask: Any):
+        self.keys = leaf_keys(path)  # none, if params are one array
         self.shape, self.mask = p.shape, mask
 
     def reset(self, leaf: Any) -> Any:

@@ -12,18 +12,27 @@ from jax.tree_util import GetAttrKey, keystr
 Pattern: TypeAlias = str | re.Pattern[str]
 
 
-def leaf_name(path: tuple[Any, ...]) -> str:
-    """Joins a key path by "/".
+def leaf_keys(path: tuple[Any, ...]) -> tuple[str, ...]:
+    """Gives the keys of a path as strings; one of them may hold a "/".
 
     A trailing `.value` of an NNX variable is dropped, because `nnx.Optimizer` shows it
     to `init` but not to `update`.
 
-    >>> leaf_name(jax.tree_util.tree_leaves_with_path({"fc1": {"kernel": 0}})[0][0])
-    'fc1/kernel'
+    >>> leaf_keys(jax.tree_util.tree_leaves_with_path({"mlp/fc1": {"w": 0}})[0][0])
+    ('mlp/fc1', 'w')
     """
     if len(path) > 1 and path[-1] == GetAttrKey("value"):
         path = path[:-1]
-    return keystr(path, simple=True, separator="/")
+    return tuple(keystr((key,), simple=True) for key in path)
+
+
+def leaf_name(path: tuple[Any, ...]) -> str:
+    """Joins the keys of a path by "/".
+
+    >>> leaf_name(jax.tree_util.tree_leaves_with_path({"fc1": {"kernel": 0}})[0][0])
+    'fc1/kernel'
+    """
+    return "/".join(leaf_keys(path))
 
 
 def leaf_names(tree: Any) -> Any:

@@ -121,6 +121,17 @@ def test_a_path_that_ends_like_another(dead_is_short):
     assert trace["a"]["kernel"].any() == dead_is_short
 
 
+def test_a_key_that_holds_a_slash():
+    """The moments of "a/kernel" are not those of "kernel" in "a"."""
+    params = {"a/kernel": jnp.ones((2, 2)), "a": {"kernel": jnp.ones((2, 2))}}
+    dead = jnp.zeros((2, 2), bool)
+    mask = {"a/kernel": dead, "a": {"kernel": ~dead}}
+    state = jax.tree.map(lambda x: x + 1, optax.trace(0.9).init(params))
+    trace = jaxprune.reset_moments(state, params, mask).trace
+    assert not trace["a/kernel"].any()
+    assert trace["a"]["kernel"].all()
+
+
 def test_params_that_are_one_array():
     params = jnp.ones((2, 2))
     mask = jnp.array([[True, False], [False, True]])
