@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, ArrayLike, PyTree
 
 from jaxprune._checks import check_arrays, check_schedule
 from jaxprune._masks import apply_mask, check_mask, dense_mask, map_masked
@@ -166,8 +166,9 @@ def _after(grads: PyTree, step: Step) -> Step:
     return step + jnp.sum(jnp.minimum(bits, 0) > 0, dtype=jnp.int32)
 
 
-def _live_or_cancel(u: Array, m: Array, p: Array) -> Array:
+def _live_or_cancel(u: ArrayLike, m: Array, p: ArrayLike) -> Array:
     # x + (-x) is +0 for every finite x, if -x is not rounded on its way there.
+    u, p = jnp.asarray(u), jnp.asarray(p)  # NumPy's float64 in the dtype that JAX has
     dtype = jnp.promote_types(u.dtype, p.dtype)
     return jnp.where(m, u.astype(dtype), -p.astype(dtype))
 

@@ -248,6 +248,17 @@ def test_updates_come_in_the_wider_dtype(params, grads):
     toy.assert_dead_are_zero(pruned, state.mask)
 
 
+@pytest.mark.usefixtures("untyped")
+def test_float64_of_numpy_outside_of_jit():
+    """NumPy's default, which JAX reads as float32; to ask for float64 makes it warn."""
+    params = {"w": np.random.default_rng(0).normal(size=(4, 4))}
+    tx = jaxprune.prune(optax.sgd(0.1), CUT)
+    updates, state = tx.update(params, tx.init(params), params)
+    assert updates["w"].dtype == jnp.float32
+    pruned = optax.apply_updates(jax.tree.map(jnp.asarray, params), updates)
+    jaxprune.verify(pruned, state)
+
+
 def test_leaves_outside_the_mask_get_the_inner_update_untouched():
     params, _ = step(jaxprune.prune(optax.sgd(0.1), CUT))
     plain, _ = step(optax.sgd(0.1))
