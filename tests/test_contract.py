@@ -464,12 +464,17 @@ def test_lookahead_prunes_the_fast_weights_only():
     tx = optax.lookahead(jaxprune.prune(optax.sgd(LR), CUT), 3, 0.5)
     params = optax.LookaheadParams.init_synced(toy.make_params())
     opt_state = tx.init(params)
-    for batch in toy.batches(2):
+    for sync, batch in zip((False, False, True), toy.batches(3), strict=True):
         grads = jax.grad(toy.loss)(params.fast, batch)
         updates, opt_state = tx.update(grads, opt_state, params)
         params = optax.apply_updates(params, updates)
-    mask = jaxprune.get_mask(opt_state)
-    toy.assert_dead_are_zero(params.fast, mask)
-    with pytest.raises(ValueError, match="dead weights that are not zero"):
-        jaxprune.verify(params.slow, opt_state)
-    toy.assert_dead_are_zero(jaxprune.apply_mask(params.slow, mask), mask)
+        mask = jaxprune.get_mask(opt_state)
+        copies = [params.slow]
+        if sync:
+            copies.append(params.fast)
+        else:
+            toy.assert_dead_are_zero(params.fast, mask)
+        for weights in copies:
+            with pytest.raises(ValueError, match="dead weights that are not zero"):
+                jaxprune.verify(weights, opt_state)
+            toy.assert_dead_are_zero(jaxprune.apply_mask(weights, mask), mask)

@@ -214,6 +214,38 @@ def test_training_is_that_of_one_device(place):
     chex.assert_trees_all_close(sharded, alone, rtol=1e-6)
 
 
+@pytest.mark.parametrize("split", [False, True])
+def test_shard_map(split):
+    """A leaf is what one device holds: the whole of it, or a part on its own."""
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
+    tx = jaxprune.prune(optax.sgd(0.1), SCHEDULES["saliency"])
+    params = {"w": values(0)["fc1"]}
+    batch = np.random.default_rng(1).normal(size=(16, 32)).astype(np.float32)
+
+    def step(params, batch):
+        def loss(params):
+            out = jnp.mean(jnp.square(batch[:, : len(params["w"])] @ params["w"]))
+            return out if split else jax.lax.pmean(out, "x")
+
+        grads = jax.grad(loss)(params)
+        updates, state = tx.update(grads, tx.init(params), params)
+        return optax.apply_updates(params, updates), state.mask
+
+    specs = (P("x"), P()) if split else (P(), P("x"))
+    parts = jax.shard_map(
+        step, mesh=mesh, in_specs=specs, out_specs=specs[0], check_vma=not split
+    )
+    pruned, mask = jax.jit(parts)(params, batch)
+    toy.assert_dead_are_zero(pruned, mask)
+    for rows in np.split(np.arange(32), 8 if split else 1):
+        one = {"w": params["w"][rows]}
+        grad = batch[:, : len(rows)].T @ (batch[:, : len(rows)] @ one["w"])
+        score = np.abs(one["w"] * grad)
+        dead = toy.dead_number(0.7, score.size)
+        alive = toy.cut(score, np.full(score.shape, True), dead)
+        np.testing.assert_array_equal(np.asarray(mask["w"])[rows], alive)
+
+
 def test_recipe_for_the_shardings_of_the_state():
     """The README's recipe: masks and moments are made where their params are."""
     tx = jaxprune.prune(optax.adam(0.01), jaxprune.hold)
