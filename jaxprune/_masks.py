@@ -110,8 +110,8 @@ def _choose(params: Params, where: Any, make: Callable[[Any], Any]) -> Mask:
     if names and not jax.tree.leaves(mask):
         raise ValueError(
             "no leaf may be pruned: `where` chose none of "
-            f"{', '.join(names)}; the default chooses floating-point and complex "
-            "leaves of two or more dimensions."
+            f"{', '.join(names) or 'the one array'}; the default chooses "
+            "floating-point and complex leaves of two or more dimensions."
         )
     return mask
 

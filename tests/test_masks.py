@@ -43,6 +43,8 @@ def test_dense_mask_refuses_to_choose_nothing():
     message = r"no leaf may be pruned: `where` chose none of b; the default chooses"
     with pytest.raises(ValueError, match=message):
         jaxprune.dense_mask({"b": jnp.ones(3)})
+    with pytest.raises(ValueError, match="none of the one array; the default"):
+        optax.flatten(jaxprune.prune(optax.sgd(0.1), jaxprune.hold)).init(PARAMS)
     with pytest.raises(ValueError, match="none of b, ids, w"):
         jaxprune.dense_mask(PARAMS, lambda path, leaf: False)
 
