@@ -66,15 +66,20 @@ def prune(
       both `schedule` and `inner`.
 
     Raises:
-      ValueError: if `schedule` is no function; when `update` is called without params,
-        the mask or the gradients do not fit them, an extra argument is named as what a
-        schedule is given anyway, or the schedule gives back something else than such a
-        mask.
+      ValueError: if `inner` is no transformation or `schedule` no function; when
+        `update` is called without params, the mask or the gradients do not fit them, an
+        extra argument is named as what a schedule is given anyway, or the schedule
+        gives back something else than such a mask.
 
     Source:
       Han et al. 2015 (arXiv:1506.02626), section 3. The update that cancels the
       parameter is the device of `optax.keep_params_nonnegative`.
     """
+    if not (hasattr(inner, "init") and hasattr(inner, "update")):
+        raise ValueError(
+            f"inner is {inner!r}, expected an optax transformation such as "
+            "optax.adam(1e-3)."
+        )
     check_schedule(schedule)
     inner = optax.with_extra_args_support(inner)
 

@@ -149,6 +149,14 @@ def test_a_number_is_no_schedule(make):
         make(0.9)
 
 
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize("inner", [0.1, optax.adam, CUT])
+def test_what_is_no_optimizer(inner):
+    message = r"^inner is .*, expected an optax transformation such as optax.adam\("
+    with pytest.raises(ValueError, match=message):
+        jaxprune.prune(inner, CUT)
+
+
 def test_state_of_other_params():
     tx = jaxprune.prune(optax.sgd(0.1), CUT)
     state = tx.init({"w": jnp.ones((2, 3))})
