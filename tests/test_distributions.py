@@ -114,6 +114,14 @@ def test_nothing_to_prune_is_nothing():
     params, mask = network()
     assert jaxprune.uniform(params, mask, 0.0) == {}
     assert jaxprune.erdos_renyi_kernel(params, mask, 0.0) == {}
+    assert jaxprune.uniform(params, mask, 0.0, dense=["**"]) == {}
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_a_leaf_without_weights_has_no_sparsity(name):
+    params, mask = network({"a": (0, 4), "b": (8, 8)})
+    found = getattr(jaxprune, name)(params, mask, 0.75)
+    assert found == pytest.approx({"b/kernel": 0.75})
 
 
 @pytest.mark.usefixtures("untyped")
@@ -137,7 +145,11 @@ def test_bad_input():
         jaxprune.uniform(params, mask, 0.5, dense=["fc9/*"])
     with pytest.raises(ValueError, match=r"fewer dead than the 500 weights outside"):
         jaxprune.uniform(params, mask, 0.5, dense=["fc*/*", "conv2/*"])
-    with pytest.raises(
-        ValueError, match=r"has shape \(10,\), expected one with the axes"
-    ):
-        jaxprune.erdos_renyi({"w": jnp.ones(10)}, {"w": jnp.ones(10, bool)}, 0.5)
+    squares = network({"a": (2, 2), "b": (2, 2)})  # as many dead as there are
+    with pytest.raises(ValueError, match=r"fewer dead than the 4 weights outside"):
+        jaxprune.uniform(*squares, 0.5, dense=["a/*"])
+    one = {"w": jnp.ones(10)}, {"w": jnp.ones(10, bool)}, 0.5
+    message = r"has shape \(10,\), expected one with the axes"
+    for channels in ((-2, -1), (0, 1)):
+        with pytest.raises(ValueError, match=message):
+            jaxprune.erdos_renyi(*one, channels=channels)
