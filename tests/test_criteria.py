@@ -1,3 +1,5 @@
+import zlib
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -97,6 +99,29 @@ def test_random_depends_on_key_step_and_path_alone():
     for other in (draws(key=1), draws(step=1)):
         assert not np.array_equal(other["fc1"]["kernel"], reference["fc1"]["kernel"])
     assert not np.array_equal(reference["fc1"]["kernel"], reference["fc2"]["kernel"])
+
+
+def scrambled(x):
+    """The finalizer of MurmurHash3, fmix32, on Python's integers."""
+    x = (x ^ x >> 16) * 0x85EBCA6B % 2**32
+    x = (x ^ x >> 13) * 0xC2B2AE35 % 2**32
+    return x ^ x >> 16
+
+
+def test_random_by_its_definition():
+    """The same in every process, as on several hosts it must be."""
+    key = jax.random.fold_in(jax.random.key(7), 5)
+    key = jax.random.fold_in(key, zlib.crc32(b"fc/kernel"))
+    rows, columns, start = jax.random.bits(key, (3,)).tolist()
+
+    def expected(row, column):
+        x = scrambled(start ^ (row + rows) % 2**32)
+        return (scrambled(x ^ (column + columns) % 2**32) >> 8) / 2**24
+
+    params = {"fc": {"kernel": jnp.zeros((3, 4))}}
+    found = draws(7, 5, params, jaxprune.dense_mask(params))["fc"]["kernel"]
+    every = [[expected(row, column) for column in range(4)] for row in range(3)]
+    np.testing.assert_array_equal(found, np.float32(every))
 
 
 def test_random_takes_an_old_key():
