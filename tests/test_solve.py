@@ -14,6 +14,7 @@ from toy import make_params
 
 import jaxprune
 from jaxprune import Costs, Curve, Scan
+from jaxprune._knapsack import plan, take
 
 
 def instance(seed, leaves=4, levels=4):
@@ -111,6 +112,27 @@ def test_costs_that_are_no_whole_numbers_are_met_within_the_rounding(seed, scale
     assert back.total <= found.total + slack
 
 
+def test_rounded_costs_stay_within_the_total(monkeypatch):
+    monkeypatch.setattr("jaxprune._knapsack.BUCKETS", 10)
+    third = lambda c: Curve(c.sparsities, c.values + 1 / 3)
+    for seed in range(20):
+        scan, whole = instance(seed)
+        costs = Costs({path: third(c) for path, c in whole.curves.items()}, whole.fixed)
+        every = by_brute_force(scan, costs)
+        total = (max(c for c, *_ in every) + min(c for c, *_ in every)) / 2
+        assert jaxprune.solve(scan, costs, total=total, between=0).total <= total
+
+
+def test_what_costs_just_the_room_is_taken():
+    """Whichever way the room over its 20,000th part is rounded."""
+    losses = [np.array([1.0, 0.0])]
+    for room in np.random.default_rng(0).random(100).tolist():
+        found = plan(losses, [np.array([0.0, room])], room)
+        assert take(found, len(found.best) - 1) == [1]
+    found = plan(losses, [np.array([0.0, 0.3])], 0.0)
+    assert take(found, len(found.best) - 1) == [0]
+
+
 def test_between_levels_curves_are_straight():
     """Minimise a^2 + 4 b^2 with a + b = 1 on straight pieces of a tenth: a = 0.8."""
     levels = np.arange(11) / 10
@@ -123,6 +145,19 @@ def test_between_levels_curves_are_straight():
     found = jaxprune.solve(scan, total=1030, between=9)
     assert found.total <= 1030
     assert found.value == pytest.approx(np.interp(0.77, levels, levels**2) + 0.16)
+
+
+def test_all_of_a_total_is_spent_though_less_would_lose_less():
+    """The least is at a half; 80 of 100 are what a fifth leaves, on a straight line."""
+    curve = Curve(np.array([0.0, 0.5, 0.9]), np.array([1.0, 0.75, 1.5]))
+    scan = Scan(1.0, {"a": 0.0}, {"a": curve}, {"a": 100})
+    for exactly, expected in ((False, (0.5, 0.75, 50)), (True, (0.2, 0.9, 80))):
+        found = jaxprune.solve(scan, total=80, exactly=exactly, between=1)
+        assert (found.sparsities["a"], *found[1:]) == pytest.approx(expected)
+    # Where less sparsity costs no more, none of the rest is spent on it.
+    costs = Costs({"a": Curve(curve.sparsities, np.array([100.0, 100.0, 50.0]))})
+    found = jaxprune.solve(scan, costs, total=120, exactly=True, between=1)
+    assert (found.sparsities["a"], *found[1:]) == pytest.approx((0.5, 0.75, 100))
 
 
 def test_values_that_are_not_finite_are_never_chosen():
@@ -182,6 +217,24 @@ def test_quality_kills_what_the_sparsity_kills():
             )
             assert len(quality) == 2
     assert jaxprune.to_quality(params, mask, {"**": 0.0}) == {}
+
+
+@pytest.mark.parametrize(("share", "threshold"), [
+    (0.2, None),  # no more than are dead already
+    (0.5, 1.5),  # two more of the five; the second is tied with what lives
+    (0.6, 2.5),
+    (0.7, 2.5),
+    (0.99, 4.5),  # one stays
+])  # fmt: skip
+def test_quality_by_hand(share, threshold):
+    """1 2 2 3 6 alive, 9 dead: halfway between what dies and what lives."""
+    params = {"w[0]": jnp.array([[-6.0, 2.0, 9.0, 1.0, -2.0, 3.0]])}
+    mask = {"w[0]": jnp.array([[True, True, False, True, True, True]])}
+    for sigma in (0.5, 0.0):
+        std = {"w[0]": jnp.float32(sigma)}
+        found = jaxprune.to_quality(params, mask, {"w*": share}, std=std)
+        made = threshold is not None and sigma > 0
+        assert found == ({"w[[]0]": threshold / sigma} if made else {})
 
 
 @pytest.mark.usefixtures("untyped")
