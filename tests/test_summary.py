@@ -61,11 +61,12 @@ total                   2,101    336   16.0%  compression 6.3 on all, 8.0 on pru
 
 
 def test_describe_a_dense_and_an_empty_mask():
-    params = {"w": np.ones((2, 2))}
-    text = jaxprune.describe(params, {"w": np.ones((2, 2), bool)})
+    params = {"w": np.ones((2, 2)), "one": np.ones((1, 1)), "none": np.ones((0, 2))}
+    text = jaxprune.describe(params, jaxprune.dense_mask(params))
     assert text.endswith("compression 1.0 on all, 1.0 on prunable")
     assert "floor" not in text
-    text = jaxprune.describe(params, {"w": np.zeros((2, 2), bool)})
+    dead = {name: np.zeros(w.shape, bool) for name, w in params.items()}
+    text = jaxprune.describe(params, dead)
     assert text.endswith("compression infinite on all, infinite on prunable")
 
 
