@@ -196,14 +196,17 @@ def test_the_file_of_another_scan_is_refused(problem, tmp_path):
     params, mask, batch = problem
     file = tmp_path / "points.jsonl"
     evaluate = lambda p: loss(p, batch)
-    scan = lambda p, **kw: jaxprune.sensitivity_scan(
-        evaluate, p, mask, [0.5], file=file, **kw
+    scan = lambda p, m=mask, base=0.25, **kw: jaxprune.sensitivity_scan(
+        evaluate, p, m, [0.5], file=file, base={"fc1/*": base}, **kw
     )
     scan(params)
     text = file.read_text()
+    # As many are dead at the base, others.
+    fc1 = {"kernel": mask["fc1"]["kernel"].at[0, 0].set(False), "bias": None}
     for args in (
         {"p": make_params(seed=1)},
-        {"p": params, "base": {"fc1/*": 0.25}},
+        {"p": params, "m": mask | {"fc1": fc1}},
+        {"p": params, "base": 0.5},
         {"p": params, "retrain": lambda p, m: p},
     ):
         with pytest.raises(ValueError, match="does not hold points of this scan"):
