@@ -283,12 +283,16 @@ def test_word_arithmetic(rank, words):
 
 
 def test_difference_is_exact_when_small():
-    for count in [2**24, 2**31, 3 * 2**31 + 12345]:
+    for count in [2**24, 2**31 - 3, 2**31, 3 * 2**31 + 12345]:
         for off in [-3, -1, 0, 1, 2]:
             hi, lo = divmod(count, 4096)
             part = (jnp.full(AIMS, hi, jnp.int32), jnp.full(AIMS, lo, jnp.int32))
             d = subtract(count_of(count + off), [part], exact_in_int32=False)
             assert float(d[0]) == off
+            if count < 2**31:
+                part = (jnp.full(AIMS, count, jnp.int32),)
+                d = subtract(count_of(count + off), [part], exact_in_int32=True)
+                assert float(d[0]) == off
 
 
 @pytest.mark.slow
