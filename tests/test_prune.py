@@ -158,9 +158,11 @@ def test_what_is_no_optimizer(inner):
 
 
 def test_state_of_other_params():
-    tx = jaxprune.prune(optax.sgd(0.1), CUT)
+    """Told as such, before the schedule sees it, which is not to blame."""
+    tx = jaxprune.prune(optax.sgd(0.1), jaxprune.hold)
     state = tx.init({"w": jnp.ones((2, 3))})
-    with pytest.raises(ValueError, match=r"of w has shape \(2, 3\), expected \(3, 2\)"):
+    message = r"^the mask of w has shape \(2, 3\), expected \(3, 2\)"
+    with pytest.raises(ValueError, match=message):
         tx.update({"w": jnp.ones((3, 2))}, state, {"w": jnp.ones((3, 2))})
 
 
@@ -390,3 +392,15 @@ def test_waiting_for_gradients_leaves_the_step(bits):
     tx = jaxprune.prune(optax.sgd(0.1), schedule)
     tx.update(grads, tx.init(PARAMS)._replace(step=jnp.int32(7)), PARAMS)
     assert told == [7]
+
+
+def test_waiting_for_gradients_of_any_kind():
+    """Complex ones, none at all, a number of Python's."""
+    params = {
+        "w": jnp.ones((2, 2)), "complex": jnp.array([[1j]]), "number": 3.0,
+        "none": jnp.ones((0, 3)),
+    }  # fmt: skip
+    tx = jaxprune.prune(optax.sgd(0.5), jaxprune.hold)
+    updates, _ = tx.update(params, tx.init(params), params)
+    halves = jax.tree.map(lambda p: -p / 2, params)
+    jax.tree.map(np.testing.assert_array_equal, updates, halves)
