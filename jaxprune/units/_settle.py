@@ -73,11 +73,9 @@ def _cut_inputs(net: Net, layer: Layer, fate: Fate) -> bool:
         return False
     unread = ~_read(net, layer) & ~fate.gone
     fate.unread[unread] = True
-    inputs = np.moveaxis(net.masks[layer.kernel], layer.axis, 0)
-    fed = inputs[unread].any()
-    inputs[unread] = False
+    np.moveaxis(net.masks[layer.kernel], layer.axis, 0)[unread] = False
     np.moveaxis(net.params[layer.kernel], layer.axis, 0)[unread] = 0
-    return bool(unread.any() or fed)
+    return bool(unread.any())
 
 
 def _fold(net: Net, layer: Layer, fate: Fate) -> bool:
