@@ -133,6 +133,29 @@ def test_what_costs_just_the_room_is_taken():
     assert take(found, len(found.best) - 1) == [0]
 
 
+def alike(losses, costs, leaves=1):
+    """A scan and costs of equal leaves: what each level adds, and what it costs."""
+    shares = np.arange(len(losses)) / len(losses)
+    names = [f"fc{i}" for i in range(leaves)]
+    curves = dict.fromkeys(names, Curve(shares, np.array(losses)))
+    scan = Scan(0.0, dict.fromkeys(names, 0.0), curves, dict.fromkeys(names, 10))
+    return scan, Costs(dict.fromkeys(names, Curve(shares, np.array(costs))))
+
+
+def test_small_costs_beside_large_ones_are_told_apart():
+    """Units of the whole would not tell 1.1 from 1.3, nor hold three times 1.5."""
+    few = alike([0.0, 1.0, 2.0, 9.0], [1e6, 1.3, 1.1, 0.0])
+    assert jaxprune.solve(*few, value=2, between=0).total == pytest.approx(1.1)
+    thrice = alike([0.0, 1.0, 9.0], [10_000.0, 1.5, 0.0], leaves=3)
+    assert jaxprune.solve(*thrice, value=3, between=0).total == pytest.approx(4.5)
+
+
+def test_a_total_a_hair_below_the_least_is_the_least():
+    least = alike([0.0, 1.0], [1.0, 0.1], leaves=3)
+    total = math.nextafter(math.fsum([0.1] * 3), 0)
+    assert jaxprune.solve(*least, total=total).total == pytest.approx(0.3)
+
+
 def test_between_levels_curves_are_straight():
     """Minimise a^2 + 4 b^2 with a + b = 1 on straight pieces of a tenth: a = 0.8."""
     levels = np.arange(11) / 10
