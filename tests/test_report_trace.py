@@ -163,6 +163,18 @@ def test_weights_whose_zeros_are_lost_save_nothing(way):
     assert row.flop_kept == row.flop == {"low rank": 24, "ones beside": 56}.get(way, 48)
 
 
+@pytest.mark.parametrize("ways", [(jnp.exp, jnp.sin), (jnp.sin, jnp.exp)])
+def test_a_leaf_of_which_one_use_is_not_followed(ways):
+    params = {"a": jnp.ones((4, 4)), "b": jnp.ones((4, 6))}
+    mask = {"a": some(4, 4), "b": some(4, 6)}
+    apply = lambda p, x: x @ ways[0](p["a"]) @ ways[1](p["a"]) @ p["b"]
+    counts = report.count(apply, params, mask, X)
+    a, b = counts.layers
+    assert (a.followed, b.followed, counts.total.followed) == (False, True, False)
+    assert a.flop_kept == 2 * 16 + 2 * mask["a"].sum()
+    assert b.units == 6  # nothing reads them
+
+
 def test_products_without_weights_are_counted_apart():
     """Attention: 2 heads of 3, 5 tokens; scores and values take 2 x 2 x 5 x 5 x 3."""
     params = {n: jnp.ones((6, 6)) for n in "qkvo"} | {"table": jnp.ones((11, 6))}

@@ -256,8 +256,10 @@ def test_quality_by_hand(share, threshold):
     for sigma in (0.5, 0.0):
         std = {"w[0]": jnp.float32(sigma)}
         found = jaxprune.to_quality(params, mask, {"w*": share}, std=std)
-        made = threshold is not None and sigma > 0
-        assert found == ({"w[[]0]": threshold / sigma} if made else {})
+        if threshold is None or not sigma:
+            assert found == {}
+        else:
+            assert found == {"w[[]0]": threshold / sigma}
 
 
 @pytest.mark.usefixtures("untyped")
