@@ -191,6 +191,9 @@ def test_products_without_weights_are_counted_apart():
     assert counts.total.flop == 4 * 2 * 5 * 36
     assert counts.flop_unweighted == 2 * (2 * 2 * 5 * 5 * 3)
     assert counts.others == 66  # an embedding is looked up, not multiplied
+    mask = dict.fromkeys(params) | {"table": some(11, 6)}
+    counts = report.count(apply, params, mask, tokens)
+    assert (counts.others, counts.others_kept) == (66, mask["table"].sum())
     assert [row.inputs for row in counts.layers] == [30, 30, 30, 30]
 
 
@@ -272,6 +275,9 @@ def test_activations_of_another_function_are_refused():
         ValueError, match=r"measured on layers that read from .*expected"
     ):
         report.count(two, params, None, X, activations=found)
+    either = lambda p, x: (one if len(x) > 1 else two)(p, x)
+    with pytest.raises(ValueError, match="two batches run through different layers"):
+        report.activations(either, params, [X, X[:1]])
     with pytest.raises(ValueError, match="activations has no share for a, expected"):
         report.count(two, params, None, X, activations={"b": 0.5})
     with pytest.raises(

@@ -17,6 +17,8 @@ from toy import assert_dead_are_zero, by_name
 
 import jaxprune
 from jaxprune.units import Link, dead_units, remove_dead
+from jaxprune.units._carry import carry
+from jaxprune.units._cut import Cut
 
 
 WIDTHS = (4, 6, 5, 3)
@@ -570,6 +572,26 @@ def test_stacks_of_moments_are_cut():
     small = remove_dead(params, mask, [Link("l0/kernel", "l1/kernel")], state)
     got = optax.tree.get(small.opt_state, "diff_params_memory")
     assert got["l0"]["kernel"].shape == (3, 2, 2)
+
+
+def test_moments_of_a_path_that_ends_like_another():
+    """Nothing of "a/kernel" or "a_kernel" is cut as "kernel" is, whatever its shape."""
+    shapes = {"kernel": (2, 3), "a/kernel": (2, 3), "a_kernel": (2, 3)}
+    cuts = {"kernel": Cut((-1, np.array([True, False, True])))}
+    whole = jnp.ones((2, 3))
+    mu = {"kernel": whole, "a": {"kernel": whole}, "a_kernel": whole}
+    rows = {"a": {"kernel": jnp.ones(2)}}
+    found = carry({"mu": mu, "rows": rows}, shapes, cuts, {})
+    expected = {"mu": mu | {"kernel": whole[:, ::2]}, "rows": rows}
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_masks_that_an_optimizer_keeps_die_as_the_new_one_does():
+    alive = np.array([[True, False], [False, True]])
+    state = {"alive": {"w": jnp.ones((2, 2), bool)}, "mu": {"w": jnp.ones((2, 2))}}
+    found = carry(state, {"w": (2, 2)}, {}, {"w": alive})
+    np.testing.assert_array_equal(found["alive"]["w"], alive)
+    np.testing.assert_array_equal(found["mu"]["w"], state["mu"]["w"])
 
 
 def test_factored_statistics_are_refused():
