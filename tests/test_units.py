@@ -457,6 +457,15 @@ def test_groups_keep_equal_widths():
     )
 
 
+def test_groups_keep_equal_widths_whatever_reads_them():
+    params, mask = pruned({"a": (2, 8), "b": (4, 8), "c": (8, 2)}, unfed=0)
+    for leaf in mask.values():
+        leaf["kernel"][:] = True
+    kill_units(params, mask, "b", (6,))
+    links = [Link("a/kernel", "b/kernel", groups=2), Link("b/kernel", "c/kernel")]
+    assert dead_units(params, mask, links)[1].stay == {"groups keep equal widths": (6,)}
+
+
 def test_rows_leave_each_group_at_places_of_their_own():
     """Row 1 of the first group and rows 0 and 3 of the second: the kernel is parted."""
     params, mask = grouped_net()
