@@ -20,7 +20,7 @@ def graph_bytes(
 ) -> bytes:
     """Exports a model as a program of flat params and inputs of any batch."""
     (batch,) = jax.export.symbolic_shape("batch")
-    shapes = {k: jax.ShapeDtypeStruct(p.shape, p.dtype) for k, p in params.items()}
+    shapes = jax.eval_shape(lambda flat: flat, params)  # in the dtypes that JAX has
     x = jax.ShapeDtypeStruct((batch, *shape), np.float32)
     program = jax.jit(lambda flat, x: apply(nested(flat), x))
     exported = jax.export.export(program, platforms=PLATFORMS)(shapes, x)

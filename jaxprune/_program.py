@@ -126,7 +126,7 @@ def _inline(
         if inner is not None:
             outputs = _inline(program, *inner, inputs)
         elif name == "scan" and eqn.params["length"] and holds_product(eqn.params):
-            outputs = _unroll(program, eqn.params, inputs)
+            outputs = _unroll(program, eqn, inputs)
         else:
             outputs = [_slot(program, v.aval) for v in eqn.outvars]
             step = Step(eqn.primitive, eqn.params, tuple(inputs), tuple(outputs))
@@ -135,20 +135,27 @@ def _inline(
     return [read(v) for v in jaxpr.outvars]
 
 
-def _unroll(
-    program: Program, params: dict[str, Any], inputs: list[int]
-) -> Sequence[int]:
+def _unroll(program: Program, eqn: Any, inputs: list[int]) -> Sequence[int]:
     """Appends the body of a scan once for every turn."""
-    body, turns = params["jaxpr"], range(params["length"])
-    first, last = params["num_consts"], params["num_consts"] + params["num_carry"]
-    consts, carry, xs = inputs[:first], inputs[first:last], inputs[last:]
+    body, turns = eqn.params["jaxpr"], range(eqn.params["length"])
+    # JAX tells the numbers of constants and of what is carried in several ways, by its
+    # version; what is scanned over, or stacked, has one axis less in the body.
+    first = len(inputs) - _scanned(eqn.invars, body.jaxpr.invars)
+    carried = len(eqn.outvars) - _scanned(eqn.outvars, body.jaxpr.outvars)
+    consts, carry = inputs[: first - carried], inputs[first - carried : first]
+    xs = inputs[first:]
     ys: list[list[int]] = [[] for _ in turns]
-    for i in reversed(turns) if params["reverse"] else turns:
+    for i in reversed(turns) if eqn.params["reverse"] else turns:
         at_i = _apply(program, lambda *xs, i=i: [x[i] for x in xs], xs)
         out = _inline(program, body.jaxpr, body.consts, [*consts, *carry, *at_i])
         carry, ys[i] = out[: len(carry)], out[len(carry) :]
     columns = zip(*ys, strict=True)
     return [*carry, *(_apply(program, _stack, column)[0] for column in columns)]
+
+
+def _scanned(outside: Sequence[Any], inside: Sequence[Any]) -> int:
+    pairs = zip(outside, inside, strict=True)
+    return sum(len(x.aval.shape) > len(y.aval.shape) for x, y in pairs)
 
 
 def _stack(*xs: Any) -> list[Any]:

@@ -2,7 +2,7 @@
 
 All structs of `xla/ffi/api/c_api.h`, which jaxlib ships, are read and written as words
 of 64 bits; the numbers below are the places of their fields. They are the same in all
-versions listed in `KNOWN`, that is from jaxlib 0.7.2 to 0.10.2; with another version
+versions listed in `KNOWN`, that is from jaxlib 0.7.2 to 0.12.0; with another version
 the fast product is not used.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 
 
-KNOWN = frozenset({(0, 1), (0, 2), (0, 3)})
+KNOWN = frozenset((0, minor) for minor in range(1, 6))
 
 # XLA_FFI_CallFrame, whose `args`, `rets` and `attrs` are structs inside it. XLA keeps
 # all three alive until the future is set.
