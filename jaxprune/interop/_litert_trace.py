@@ -15,6 +15,13 @@ import numpy as np
 from jaxprune._program import Step, flatten, run_step
 from jaxprune._types import Params
 from jaxprune.compress._save import named_leaves
+from jaxprune.interop._litert_compare import (
+    compare,
+    larger,
+    logical,
+    operand,
+    tested,
+)
 from jaxprune.interop._litert_layers import (
     convolve,
     product,
@@ -128,55 +135,14 @@ def _select(walk: Walk, step: Step) -> View:
     if len(step.inputs) != 3:
         raise ValueError(f"it selects among {len(step.inputs) - 1} values, expected 2")
     test, one, other = step.inputs
-    if _larger(walk.values[test]) == (other, one):
+    if larger(walk.values[test]) == (other, one):
         return _max(walk, step)
     shape = walk.program.types[step.outputs[0]].shape
     if walk.program.types[test].shape != shape:
         raise ValueError("it selects whole arrays by one test")
-    cases = [_operand(walk, slot, shape) for slot in (other, one)]
-    tested = _tested(walk, walk.values[test], shape)
-    return whole(Node("select", shape, (tested, *cases)))
-
-
-def _larger(test: Value) -> tuple[int, int] | None:
-    """Gives the slots of b and a if `b > a`, or b is no number, was asked."""
-    if not isinstance(test, Test):
-        return None
-    if test.kind == "or" and all(isinstance(part, Test) for part in test.of):
-        for part, nan in (test.of, test.of[::-1]):
-            pair = _larger(part)
-            if pair and nan == Test("ne", (pair[0], pair[0])):
-                return pair
-    if test.kind not in ("gt", "ge", "lt", "le"):
-        return None
-    one, other = test.of
-    return (one, other) if test.kind in ("gt", "ge") else (other, one)
-
-
-def _tested(walk: Walk, test: Any, shape: tuple[int, ...]) -> Any:
-    """Gives what computes a test."""
-    if isinstance(test, np.ndarray):
-        return np.broadcast_to(test, shape)
-    if test.kind in ("or", "and", "not"):
-        parts = [_tested(walk, part, shape) for part in test.of]
-    else:
-        parts = [_operand(walk, slot, shape) for slot in test.of]
-    return Node(test.kind, shape, tuple(parts))
-
-
-def _operand(walk: Walk, slot: int, shape: tuple[int, ...]) -> Any:
-    """Gives the operator, or the constant, that makes the value of a slot."""
-    value = walk.values[slot]
-    known = isinstance(value, np.ndarray)
-    return shortest(value, shape) if known else node_of(walk, slot)
-
-
-def _compare(walk: Walk, step: Step) -> Test:
-    return Test(step.primitive.name, tuple(step.inputs))
-
-
-def _logical(walk: Walk, step: Step) -> Test:
-    return Test(step.primitive.name, tuple(walk.values[slot] for slot in step.inputs))
+    cases = [operand(walk, slot, shape) for slot in (other, one)]
+    given = tested(walk, walk.values[test], shape)
+    return whole(Node("select", shape, (given, *cases)))
 
 
 def _add(walk: Walk, step: Step) -> View:
@@ -261,7 +227,7 @@ def _same(walk: Walk, step: Step) -> View:
     if isinstance(test, Test):
         shape = walk.program.types[step.outputs[0]].shape
         cases = np.ones(1, np.float32), np.zeros(1, np.float32)
-        return whole(Node("select", shape, (_tested(walk, test, shape), *cases)))
+        return whole(Node("select", shape, (tested(walk, test, shape), *cases)))
     return view_of(walk, step.inputs[0])
 
 
@@ -274,8 +240,8 @@ _RULES: dict[str, Callable[[Walk, Step], Value]] = {
     "reduce_max": _reduce_max,
     "max": _max,
     "select_n": _select,
-    **dict.fromkeys(("gt", "ge", "lt", "le", "eq", "ne"), _compare),
-    **dict.fromkeys(("or", "and", "not"), _logical),
+    **dict.fromkeys(("gt", "ge", "lt", "le", "eq", "ne"), compare),
+    **dict.fromkeys(("or", "and", "not"), logical),
     "add": _add,
     **{kind: _binary(kind) for kind in ("sub", "mul", "div", "min")},
     **{kind: _unary(kind) for kind in _UNARY},
