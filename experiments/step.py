@@ -98,7 +98,10 @@ def make_step(
                 ~among_five(logits, batch.labels) & counted, dtype=jnp.int32
             )
         if penalty:
-            loss += training.strength / accumulate * penalty(params, mask)
+            # Dead weights are zero and add nothing. Asked here, the mask would be read
+            # after the new one is made, and XLA would copy it twice at every step.
+            covered = jax.tree.map(jnp.ones_like, mask)
+            loss += training.strength / accumulate * penalty(params, covered)
         return loss, (wrong, wrong5)
 
     grads_of = jax.value_and_grad(loss_of, has_aux=True)

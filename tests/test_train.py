@@ -382,6 +382,21 @@ def test_the_compiled_step_calls_nothing_on_the_host():
     assert text.count("may-alias") + text.count("must-alias") >= 15
 
 
+def test_a_penalty_makes_a_step_copy_no_mask():
+    config = dataclasses.replace(
+        CONFIG, training=dataclasses.replace(CONFIG.training, dropout=0.0)
+    )
+    sparsity = jaxprune.to_sparsity(jaxprune.magnitude, 0.7, scope="global")
+    tx = jaxprune.prune(optax.sgd(0.1), jaxprune.every(100, sparsity))
+    key = jax.random.key(0)
+    state = jax.eval_shape(lambda key: first_state(NETWORK, tx, key), key)
+    step = jax.jit(make_step(config, NETWORK, tx, key), donate_argnums=0)
+    program = step.lower(state, Examples(*a_batch())).compile()
+    _, text = str(program.as_text()).split("ENTRY")  # what runs at every step
+    assert re.search(r"pred\[256,32\]", text)
+    assert not re.findall(r"pred\[256,32\]\S* copy\(", text)
+
+
 def test_the_host_runs_a_few_steps_ahead_at_most(monkeypatch):
     waited = []
     monkeypatch.setattr(jax, "block_until_ready", waited.append)
