@@ -137,8 +137,10 @@ def count_upto(key: Array, aims: Array) -> tuple[Array, ...]:
     small = is_small(key) and on_cpu()
     axis = split_axis(key.shape, _SHORT_ROW if small else max(ROW, key.size >> 19))
     bits = max(1, math.prod(key.shape[axis:]).bit_length())
-    # Counts of a short row share words: fewer sums, and fewer scalars (see `_fold`).
-    sums = _row_counts(key, aims, axis, bits, share=31 // bits if small else 1)
+    # Counts of a short row share words: fewer sums, fewer scalars (see `_fold`), and
+    # XLA's model of a GPU would rather store keys than build them for eight sums.
+    share = max(1, 31 // bits) if small or not on_cpu() else 1
+    sums = _row_counts(key, aims, axis, bits, share)
     lead = range(axis)
     if small:
         return (fold(jnp.add, 0, lambda x: x, jnp.stack(sums), lead=1),)

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxprune._masks import check_mask, map_masked
-from jaxprune._select import DEAD_KEY, at_least, recomputed, sort_key
+from jaxprune._select import DEAD_KEY, MANY, at_least, recomputed, sample, sort_key
 from jaxprune._types import Mask, Params, Scores
 
 
@@ -47,29 +47,57 @@ def cut(
       thresholds: a key for each of these leaves; `None` leaves the leaf as it is.
       min_keep: weights that stay alive in each leaf, as far as so many were.
     """
+    leaves = jax.tree.leaves(mask)
+    floors = _floors(keys, leaves, thresholds, min_keep)
     new = []
-    for i, (m, key, t) in enumerate(
-        zip(jax.tree.leaves(mask), keys(), thresholds, strict=True)
-    ):
-        if t is not None and min(min_keep, m.size):
-            new.append(m & _above_floor(lambda i=i: keys()[i], key, t, min_keep))
+    for i, (m, key, t) in enumerate(zip(leaves, keys(), thresholds, strict=True)):
+        if i in floors:
+            found = floors[i]
+            new.append(m & found.keeps(key, _position(key.shape, found.end)))
         else:
             new.append(m if t is None else m & (key >= t))
     return jax.tree.unflatten(jax.tree.structure(mask), new)
 
 
-def _above_floor(
-    rebuild: Callable[[], Array], key: Array, threshold: Array, min_keep: int
-) -> Array:
-    keep = min(min_keep, key.size)
-    # Built anew for the count: XLA would store a key that two computations share.
-    again = recomputed(lambda: [rebuild()])
-    found = jax.lax.cond(
-        at_least(keep, again(threshold)[0] >= threshold),
-        lambda: _Cut(threshold, jnp.int32(_LAST)),
-        lambda: _keep_largest(again, keep),
-    )
-    return found.keeps(key, _position(key.shape, found.end))
+def _floors(
+    keys: Callable[[], list[Array]],
+    leaves: Sequence[Array],
+    thresholds: Sequence[Array | None],
+    min_keep: int,
+) -> dict[int, _Cut]:
+    """Lowers the thresholds of leaves in which fewer than `min_keep` would live."""
+    start, keep, again = {}, {}, {}
+    for i, (m, t) in enumerate(zip(leaves, thresholds, strict=True)):
+        if t is not None and min(min_keep, m.size):
+            start[i] = _Cut(t, jnp.int32(_LAST))
+            keep[i] = min(min_keep, m.size)
+            # Built anew for the count: XLA would store a key that two computations
+            # share.
+            again[i] = recomputed(lambda i=i: [keys()[i]])
+    if not start:
+        return start
+
+    def enough(i: int, part: Callable[[Array], Array] = lambda key: key) -> Array:
+        (key,) = again[i](start[i].key)
+        return at_least(keep[i], part(key) >= start[i].key)
+
+    # Nearly always a part of each leaf shows that enough live. A loop of at most one
+    # turn for the rest, since a GPU waits for the host at every condition.
+    shown = {i: enough(i, sample) for i in start}
+
+    def turn(state: Any) -> Any:
+        cuts = {
+            i: jax.lax.cond(
+                shown[i] if leaves[i].size <= MANY else enough(i),
+                lambda i=i: start[i],
+                lambda i=i: _keep_largest(again[i], keep[i]),
+            )
+            for i in start
+        }
+        return cuts, jnp.zeros((), bool)
+
+    state = start, ~jnp.stack(list(shown.values())).all()
+    return jax.lax.while_loop(lambda state: state[1], turn, state)[0]
 
 
 def _keep_largest(again: Callable[[Array], list[Array]], keep: int) -> _Cut:

@@ -30,6 +30,7 @@ from jaxprune._search import Bracket, between, end_by_rows, search
 
 
 _SAMPLE = 1 << 16  # keys in the sample that places the first thresholds
+MANY = 1 << 20  # keys in the sample that shows that enough live
 # Fewer keys are counted as they are: a pass costs less than what would save it.
 _ENOUGH_TO_SAMPLE = 3 << 17
 
@@ -124,6 +125,14 @@ def _costly(jaxpr: Any) -> bool:
         if any(_costly(j) for j in inner if j is not None):
             return True
     return False
+
+
+def sample(key: Array) -> Array:
+    """Gives an array of a million or so keys from all over a larger one."""
+    if key.size <= MANY:
+        return key
+    strides = _strides(jax.typeof(key), MANY / key.size)
+    return lax.slice(key, (0,) * key.ndim, key.shape, strides)
 
 
 def _strides(key: Any, fraction: float) -> list[int]:
