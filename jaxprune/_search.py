@@ -1,8 +1,12 @@
-"""The search for a key of given rank: brackets, where to look next, when to end."""
+"""The search for a key of given rank: brackets, where to look next, when to end.
+
+Of one rank, where brackets are scalars, or of several at once, an axis in front: a GPU
+waits for the host at every turn of a loop, so that one loop for all is quicker there.
+"""
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +28,10 @@ _FEW = 16  # so many keys, or fewer, are split evenly
 class Bracket(NamedTuple):
     """The wanted key is in (lo, hi]; d_* is rank minus the keys up to there."""
 
-    lo: Int[Array, ""]
-    hi: Int[Array, ""]
-    d_lo: Float[Array, ""]
-    d_hi: Float[Array, ""]
+    lo: Int[Array, "*ranks"]
+    hi: Int[Array, "*ranks"]
+    d_lo: Float[Array, "*ranks"]
+    d_hi: Float[Array, "*ranks"]
 
 
 def width_of(bracket: Bracket) -> Array:
@@ -37,14 +41,20 @@ def width_of(bracket: Bracket) -> Array:
 
 def between(bracket: Bracket, fractions: Array, *, inside: bool = True) -> Array:
     """Gives the keys at these fractions of the bracket's width."""
-    width = width_of(bracket)
+    width = width_of(bracket)[..., None]
+    fractions = _for_each(bracket, fractions)
     offset = (fractions * width.astype(jnp.float32)).astype(jnp.uint32)
     if inside:
         offset = jnp.clip(offset, 1, jnp.maximum(width, 2) - 1)
-    return (bracket.lo.astype(jnp.uint32) + offset).astype(jnp.int32)
+    return (bracket.lo.astype(jnp.uint32)[..., None] + offset).astype(jnp.int32)
 
 
-def aim(bracket: Bracket, margin: Array | float) -> Int[Array, " aims"]:
+def _for_each(bracket: Bracket, x: Array) -> Array:
+    # Told in full: a user may have forbidden that ranks are promoted.
+    return jnp.broadcast_to(x, (*bracket.lo.shape, x.shape[-1]))
+
+
+def aim(bracket: Bracket, margin: Array | float) -> Int[Array, "*ranks aims"]:
     """Places the next thresholds, near where the rank should be by interpolation."""
     size = bracket.d_lo - bracket.d_hi
     guess = (bracket.d_lo + 0.5) / size
@@ -56,19 +66,21 @@ def aim(bracket: Bracket, margin: Array | float) -> Int[Array, " aims"]:
         side = math.copysign(1, n)
         slack = _CURVED if abs(n) == max(_NEAR) else 0.0
         near.append(guess + n * spread + side * (slack + margin / size))
-    mixed = jnp.stack([*(jnp.clip(x, 0, 1) for x in near), *map(jnp.float32, _EVEN)])
-    even = jnp.arange(1, AIMS + 1, dtype=jnp.float32) / (AIMS + 1)
-    keys = between(bracket, jnp.where(size < _FEW, even, mixed))
+    near = [jnp.clip(x, 0, 1) for x in near]
+    mixed = jnp.stack([*near, *(jnp.full_like(size, x) for x in _EVEN)], axis=-1)
+    even = _for_each(bracket, jnp.arange(1, AIMS + 1, dtype=jnp.float32) / (AIMS + 1))
+    many = (size >= _FEW)[..., None]
+    keys = between(bracket, jnp.where(many, mixed, even))
     # Keys are linear in the value within one exponent only: over more, interpolate
     # the value.
     low = lax.bitcast_convert_type(jnp.maximum(bracket.lo, 0), jnp.float32)
     high = lax.bitcast_convert_type(jnp.minimum(bracket.hi, 0x7F7FFFFF), jnp.float32)
-    value = lax.bitcast_convert_type(low + mixed * (high - low), jnp.int32)
-    value = jnp.clip(value, bracket.lo + 1, bracket.hi - 1)
-    linear = (
-        (jnp.arange(AIMS) < len(_NEAR)) & (size >= _FEW) & (width_of(bracket) >> 23 > 0)
-    )
-    return jnp.where(linear, value, keys)
+    value = low[..., None] + mixed * (high - low)[..., None]
+    value = lax.bitcast_convert_type(value, jnp.int32)
+    value = jnp.clip(value, bracket.lo[..., None] + 1, bracket.hi[..., None] - 1)
+    wide = (width_of(bracket) >> 23 > 0)[..., None]
+    guessed = _for_each(bracket, jnp.arange(AIMS) < len(_NEAR))
+    return jnp.where(guessed & many & wide, value, keys)
 
 
 def search(
@@ -79,22 +91,24 @@ def search(
     margin: Array | float = 0.0,
     stop: Array | float = 0.0,
     finish: Callable[[Bracket], Bracket] | None = None,
-    few: float = 0.0,
+    few: Array | float = 0.0,
 ) -> Bracket:
-    """Narrows the bracket until it is one key wide or holds at most `stop` keys.
+    """Narrows brackets until each is one key wide or holds at most `stop` keys.
 
     With a margin, it keeps that many keys on either side of the rank. When at most
-    `few` keys are left `finish` is tried, and with fewer again if it fails.
+    `few` keys are left in each `finish` is tried, and with fewer again where it fails.
     """
+    edge = margin[..., None] if isinstance(margin, jax.Array) else margin
 
     def count(bracket, aims, few):
         d = distance(aims)
-        low, high = d >= margin, d < -margin
+        low, high = d >= edge, d < -edge
+        lo, hi, d_lo, d_hi = (x[..., None] for x in bracket)
         new = Bracket(
-            join_all(jnp.maximum, list(jnp.where(low, aims, bracket.lo))),
-            join_all(jnp.minimum, list(jnp.where(high, aims, bracket.hi))),
-            join_all(jnp.minimum, list(jnp.where(low, d, bracket.d_lo))),
-            join_all(jnp.maximum, list(jnp.where(high, d, bracket.d_hi))),
+            _joined(jnp.maximum, jnp.where(low, aims, lo)),
+            _joined(jnp.minimum, jnp.where(high, aims, hi)),
+            _joined(jnp.minimum, jnp.where(low, d, d_lo)),
+            _joined(jnp.maximum, jnp.where(high, d, d_hi)),
         )
         # With a margin every aim may fall within it, or cut off a key or two.
         same_size = new.d_lo - new.d_hi > 0.9 * (bracket.d_lo - bracket.d_hi)
@@ -104,48 +118,123 @@ def search(
         return new, few, stalled
 
     def close(bracket, aims, few):
-        return finish(bracket) if finish else bracket, few / 8, jnp.bool_(False)
+        bracket = finish(bracket) if finish else bracket
+        return bracket, few / 8, jnp.zeros_like(few, bool)
 
     def turn(state):
         bracket, aims, few, _ = state
         if finish is None:
             bracket, few, stalled = count(bracket, aims, few)
         else:
-            size = bracket.d_lo - bracket.d_hi
-            state = lax.cond(size <= few, close, count, bracket, aims, few)
+            ready = bracket.d_lo - bracket.d_hi <= few
+            if ready.ndim:
+                ready = (ready | (width_of(bracket) <= 1)).all()
+            state = lax.cond(ready, close, count, bracket, aims, few)
             bracket, few, stalled = state
         return bracket, aim(bracket, margin), few, stalled
 
     def more(state):
         bracket, _, _, stalled = state
         size = bracket.d_lo - bracket.d_hi
-        return (width_of(bracket) > 1) & (size > stop) & ~stalled
+        goes_on = (width_of(bracket) > 1) & (size > stop) & ~stalled
+        return goes_on.any() if goes_on.ndim else goes_on
 
-    state = (bracket, aims, jnp.float32(few), jnp.bool_(False))
+    few = jnp.broadcast_to(jnp.float32(few), bracket.lo.shape)
+    state = (bracket, aims, few, jnp.zeros_like(few, bool))
     return lax.while_loop(more, turn, state)[0]
 
 
-def end_by_rows(keys: list[Array], bracket: Bracket) -> Bracket:
-    """Ends the search if no row of any array has more than two keys in the bracket."""
-    ends, most = [], jnp.int32(0)
-    for key in keys:
-        inside = (key > bracket.lo) & (key <= bracket.hi)
-        columns = (
-            inside.astype(jnp.int32),
-            jnp.where(inside, key, NAN_KEY),
-            jnp.where(inside, key, START),
-        )
-        axes = range(split_axis(key.shape, 256), key.ndim)
-        held, least, greatest = reduce_many(columns, axes, "alm")
-        most = jnp.maximum(most, jnp.max(held))
-        ends += [least, jnp.where(held == 2, greatest, NAN_KEY)]
-    flat = flattened(ends)
-    ends = ends if flat is None else [flat]
+def _joined(join: Callable[[Array, Array], Array], x: Array) -> Array:
+    return join_all(join, list(jnp.moveaxis(x, -1, 0)))
 
-    def distance(aims):
-        counts = [count_upto(end, aims)[0].astype(jnp.float32) for end in ends]
-        return bracket.d_lo - sum(counts)
 
+def end_by_rows(keys: Sequence[list[Array]], bracket: Bracket) -> Bracket:
+    """Ends searches in which no row of any array has more than two keys left.
+
+    Args:
+      keys: for each rank, the arrays in which it is counted.
+      bracket: of each rank.
+    """
+    ends, most = [], []
+    for arrays, one in zip(keys, apart(bracket, len(keys)), strict=True):
+        ends.append([])
+        most.append(jnp.int32(0))
+        for key in arrays:
+            inside = (key > one.lo) & (key <= one.hi)
+            columns = (
+                inside.astype(jnp.int32),
+                jnp.where(inside, key, NAN_KEY),
+                jnp.where(inside, key, START),
+            )
+            axes = range(split_axis(key.shape, 256), key.ndim)
+            held, least, greatest = reduce_many(columns, axes, "alm")
+            most[-1] = jnp.maximum(most[-1], jnp.max(held))
+            ends[-1] += [least, jnp.where(held == 2, greatest, NAN_KEY)]
+    upto = counter(ends)
     even = jnp.arange(1, AIMS + 1, dtype=jnp.float32) / (AIMS + 1)
-    found = search(distance, bracket, between(bracket, even))
-    return jax.tree.map(lambda x, y: jnp.where(most <= 2, x, y), found, bracket)
+    found = search(
+        lambda aims: bracket.d_lo[..., None] - upto(aims),
+        bracket,
+        between(bracket, even),
+    )
+    ended = together(most) <= 2
+    return jax.tree.map(lambda x, y: jnp.where(ended, x, y), found, bracket)
+
+
+def together(trees: Sequence[Any]) -> Any:
+    """Stacks what there is of each rank; of one alone there is no axis."""
+    if len(trees) == 1:
+        return trees[0]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def apart(tree: Any, ranks: int) -> list[Any]:
+    """Undoes `together`."""
+    if ranks == 1:
+        return [tree]
+    return [jax.tree.map(lambda x, i=i: x[i], tree) for i in range(ranks)]
+
+
+def counter(
+    keys: Sequence[list[Array]], ratios: Sequence[list[float]] | None = None
+) -> Callable[[Array], Float[Array, "*ranks aims"]]:
+    """Makes the function that counts small arrays of keys up to each aim.
+
+    Args:
+      keys: for each rank, the arrays in which it is counted; `NAN_KEY` is not.
+      ratios: what a key of each array counts for; 1 by default.
+    """
+    flat = [x for x in map(flattened, keys) if x is not None]
+    if len(flat) < len(keys):
+        return lambda aims: together(
+            [
+                _upto(arrays, ratios[i] if ratios else None, aim)
+                for i, (arrays, aim) in enumerate(
+                    zip(keys, apart(aims, len(keys)), strict=True)
+                )
+            ]
+        )
+    longest = max(x.size for x in flat)
+    pad = lambda x, fill: jnp.pad(x, (0, longest - x.size), constant_values=fill)
+    key = together([pad(x, NAN_KEY) for x in flat])[..., None, :]
+    count = lambda under: jnp.sum(under, axis=-1, dtype=jnp.int32).astype(jnp.float32)
+    if ratios is None:
+        return lambda aims: count(key <= aims[..., None])
+    if all(len(each) == 1 for each in ratios):
+        ratio = together([jnp.float32(each[0]) for each in ratios])[..., None]
+        return lambda aims: count(key <= aims[..., None]) * ratio
+    shares = [
+        jnp.concatenate([jnp.full(k.size, r) for k, r in zip(*each, strict=True)])
+        for each in zip(keys, ratios, strict=True)
+    ]
+    share = together([pad(x, 0) for x in shares])[..., None, :]
+    return lambda aims: jnp.sum(jnp.where(key <= aims[..., None], share, 0), axis=-1)
+
+
+def _upto(keys: list[Array], ratios: list[float] | None, aims: Array) -> Array:
+    counts = [count_upto(key, aims)[0].astype(jnp.float32) for key in keys]
+    if ratios is None:
+        return join_all(jnp.add, counts)
+    return join_all(
+        jnp.add, [n * ratio for n, ratio in zip(counts, ratios, strict=True)]
+    )

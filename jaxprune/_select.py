@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +25,16 @@ from jaxprune._counts import at_least as at_least
 from jaxprune._counts import count_of as count_of
 from jaxprune._counts import dead_count as dead_count
 from jaxprune._counts import sort_key as sort_key
-from jaxprune._fold import flattened, free_axes
-from jaxprune._search import Bracket, between, end_by_rows, search
+from jaxprune._fold import free_axes, on_cpu
+from jaxprune._search import (
+    Bracket,
+    apart,
+    between,
+    counter,
+    end_by_rows,
+    search,
+    together,
+)
 
 
 _SAMPLE = 1 << 16  # keys in the sample that places the first thresholds
@@ -67,10 +75,57 @@ def kth_smallest(
     Returns:
       The key, exact on any sharding; the largest int32 if there are no keys.
     """
+    return kth_smallest_each([keys], [rank])[0]
+
+
+def kth_smallest_each(
+    keys: Sequence[Callable[[], Sequence[Int[Array, "..."]]]], ranks: Sequence[Count]
+) -> list[Int[Array, ""]]:
+    """Does what `kth_smallest` does for several ranks, each among arrays of its own.
+
+    On a CPU one after the other. A GPU searches those at once that take about as many
+    passes, for it waits for the host at each turn of a loop.
+    """
+    found = [jnp.int32(NAN_KEY) for _ in keys]
+    parts: dict[Any, list[tuple[int, _Wanted]]] = {}
+    for i, (build, rank) in enumerate(zip(keys, ranks, strict=True)):
+        wanted = _wanted(build, rank)
+        if wanted is not None:
+            alone = i if on_cpu() else None
+            parts.setdefault((wanted.way, alone), []).append((i, wanted))
+    for (way, _), part in parts.items():
+        bracket = _find(way, [wanted for _, wanted in part])
+        for (i, _), one in zip(part, apart(bracket, len(part)), strict=True):
+            found[i] = one.hi
+    return found
+
+
+class _Wanted(NamedTuple):
+    """A rank that is searched.
+
+    Attributes:
+      again: builds the keys anew in every turn.
+      shapes: of the keys, with their shardings.
+      fraction: of the keys that a sample takes.
+      whole: the bracket of all keys.
+      distance: the rank minus the keys up to each aim.
+      way: "few" keys are counted as they are; "sampled" places the first aims; "many"
+        have no axis long enough for a sample.
+    """
+
+    again: Callable[[Array], list[Array]]
+    shapes: Sequence[Any]
+    fraction: float
+    whole: Bracket
+    distance: Callable[[Array], Array]
+    way: Literal["few", "many", "sampled"]
+
+
+def _wanted(keys: Callable[[], Sequence[Array]], rank: Count) -> _Wanted | None:
     shapes = jax.eval_shape(keys)
     total = sum(math.prod(s.shape) for s in shapes)
     if total == 0:
-        return jnp.int32(NAN_KEY)
+        return None
     again = recomputed(keys)
 
     def distance(aims: Array) -> Array:
@@ -79,20 +134,42 @@ def kth_smallest(
 
     start = rank.hi.astype(jnp.float32) * (1 << BITS) + rank.lo.astype(jnp.float32)
     whole = Bracket(jnp.int32(START), jnp.int32(NAN_KEY), start, start - float(total))
-    aims = jnp.array(_FIRST, jnp.int32)
-    fraction = min(1 / 32, _SAMPLE / total)
-    if total < _ENOUGH_TO_SAMPLE:
-        return search(distance, whole, aims).hi
-    if 16 * _sample_size(shapes, fraction) <= total:
-        aims = _sampled_aims(again(start), shapes, fraction, whole, aims)
-    lanes = sum(math.prod(s.shape[: split_axis(s.shape, 256)]) for s in shapes)
+    # A small leaf that is sampled is searched together with the large ones.
+    fraction = min(1 / 32 if on_cpu() else 1.0, _SAMPLE / total)
+    size = _sample_size(shapes, fraction)
+    if on_cpu() and total < _ENOUGH_TO_SAMPLE:
+        way = "few"
+    elif 16 * size <= total or (not on_cpu() and size <= 4 * _SAMPLE):
+        way = "sampled"
+    else:
+        way = "many"
+    return _Wanted(again, shapes, fraction, whole, distance, way)
+
+
+def _find(way: str, wanted: list[_Wanted]) -> Bracket:
+    whole = together([w.whole for w in wanted])
+    aims = together([jnp.array(_FIRST, jnp.int32) for _ in wanted])
+
+    def distance(aims: Array) -> Array:
+        each = zip(wanted, apart(aims, len(wanted)), strict=True)
+        return together([w.distance(a) for w, a in each])
+
+    if way == "few":
+        return search(distance, whole, aims)
+    if way == "sampled":
+        aims = _sampled_aims(wanted, whole, aims)
+    rows = [
+        sum(math.prod(s.shape[: split_axis(s.shape, 256)]) for s in w.shapes)
+        for w in wanted
+    ]
+    # Of so many keys, three share a row in about one search of a hundred.
+    few = together([jnp.float32(0.4 * n ** (2 / 3)) for n in rows])
 
     def finish(bracket: Bracket) -> Bracket:
-        return end_by_rows(again(bracket.lo), bracket)
+        each = zip(wanted, apart(bracket.lo, len(wanted)), strict=True)
+        return end_by_rows([w.again(lo) for w, lo in each], bracket)
 
-    # Of so many keys, three share a row in about one search of a hundred.
-    few = 0.4 * lanes ** (2 / 3)
-    return search(distance, whole, aims, finish=finish, few=few).hi
+    return search(distance, whole, aims, finish=finish, few=few)
 
 
 def recomputed(keys: Callable[[], Sequence[Array]]) -> Callable[[Array], list[Array]]:
@@ -154,35 +231,30 @@ def _sample_size(shapes: Sequence[Any], fraction: float) -> int:
 
 
 def _sampled_aims(
-    keys: list[Array],
-    shapes: Sequence[Any],
-    fraction: float,
-    whole: Bracket,
-    first: Array,
-) -> Int[Array, " aims"]:
-    """Spreads the first thresholds over where a sample says that the rank is."""
-    samples = [
-        lax.slice(k, (0,) * k.ndim, k.shape, _strides(s, fraction))
-        for k, s in zip(keys, shapes, strict=True)
-    ]
-    samples = lax.optimization_barrier(samples)
-    ratios = [k.size / max(1, s.size) for k, s in zip(keys, samples, strict=True)]
-    flat = flattened(samples)
-    pairs = zip(samples, ratios, strict=True)
-    weights = jnp.concatenate([jnp.full(s.size, ratio) for s, ratio in pairs])
-
-    def distance(aims):
-        if flat is None:
-            parts = zip(samples, ratios, strict=True)
-            return whole.d_lo - sum(
-                count_upto(s, aims)[0].astype(jnp.float32) * ratio for s, ratio in parts
-            )
-        upto = jnp.where(flat <= aims[:, None], weights, 0)
-        return whole.d_lo - jnp.sum(upto, axis=1)
-
-    total, size = whole.d_lo - whole.d_hi, sum(s.size for s in samples)
+    wanted: list[_Wanted], whole: Bracket, first: Array
+) -> Int[Array, "*ranks aims"]:
+    """Spreads the first thresholds over where samples say that the ranks are."""
+    samples, ratios = [], []
+    for w in wanted:
+        parts = [
+            lax.slice(k, (0,) * k.ndim, k.shape, _strides(s, w.fraction))
+            for k, s in zip(w.again(w.whole.d_lo), w.shapes, strict=True)
+        ]
+        parts = lax.optimization_barrier(parts)
+        samples.append(parts)
+        sizes = zip(w.shapes, parts, strict=True)
+        ratios.append([math.prod(s.shape) / max(1, p.size) for s, p in sizes])
+    upto = counter(samples, ratios)
+    total = whole.d_lo - whole.d_hi
+    size = together([jnp.float32(sum(p.size for p in parts)) for parts in samples])
     share = whole.d_lo / total
     sigma = total * jnp.sqrt(jnp.maximum(share * (1 - share), 1 / size) / size)
-    found = search(distance, whole, first, margin=3 * sigma, stop=8 * sigma)
+    found = search(
+        lambda aims: whole.d_lo[..., None] - upto(aims),
+        whole,
+        first,
+        margin=3 * sigma,
+        stop=8 * sigma,
+    )
     even = jnp.arange(AIMS, dtype=jnp.float32) / (AIMS - 1)
     return between(found, even, inside=False)

@@ -20,7 +20,13 @@ from jaxprune._cut import cut, keys_of
 from jaxprune._deviation import layer_std
 from jaxprune._masks import check_mask, map_masked
 from jaxprune._paths import check_patterns, leaf_names, lookup
-from jaxprune._select import Count, dead_count, kth_smallest, sort_key
+from jaxprune._select import (
+    Count,
+    dead_count,
+    kth_smallest,
+    kth_smallest_each,
+    sort_key,
+)
 from jaxprune._types import Criterion, Mask, MaskSchedule, Params, Step
 
 
@@ -92,9 +98,9 @@ def to_sparsity(
             thresholds = [threshold for _ in sizes]
             return cut(mask, keys, thresholds, min_keep)
         # Within a leaf the count of the dead already leaves `min_keep` alive.
-        thresholds = [
-            None if s is None else kth_smallest(_one(keys, i), dead(s, *counts))
-            for i, (s, *counts) in enumerate(
+        wanted = {
+            i: dead(s, size, spare)
+            for i, (s, size, spare) in enumerate(
                 zip(
                     _by_leaf(sparsity, params, mask, "sparsity"),
                     sizes,
@@ -102,8 +108,11 @@ def to_sparsity(
                     strict=True,
                 )
             )
-        ]
-        return cut(mask, keys, thresholds)
+            if s is not None
+        }
+        found = kth_smallest_each([_one(keys, i) for i in wanted], [*wanted.values()])
+        thresholds = dict(zip(wanted, found, strict=True))
+        return cut(mask, keys, [thresholds.get(i) for i in range(len(sizes))])
 
     return schedule
 

@@ -15,7 +15,13 @@ from jax.sharding import PartitionSpec as P
 from quick import quick
 
 from jaxprune._counts import AIMS, at_least, count_upto, reduce_many, subtract
-from jaxprune._select import count_of, dead_count, kth_smallest, sort_key
+from jaxprune._select import (
+    count_of,
+    dead_count,
+    kth_smallest,
+    kth_smallest_each,
+    sort_key,
+)
 
 
 few = settings(max_examples=60, deadline=None)
@@ -398,11 +404,15 @@ def test_same_key_on_a_mesh(kind, spec):
             assert int(select(put, masks, count_of(rank))) == every[rank]
 
 
+def as_on_a_gpu(monkeypatch):
+    for module in ("_fold", "_counts", "_select"):
+        monkeypatch.setattr(f"jaxprune.{module}.on_cpu", lambda: False)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_the_way_of_a_gpu_on_several_leaves(monkeypatch, seed):
     """Samples and ends of rows put into one array, on the CPU that is there."""
-    for module in ("_fold", "_counts"):
-        monkeypatch.setattr(f"jaxprune.{module}.on_cpu", lambda: False)
+    as_on_a_gpu(monkeypatch)
     monkeypatch.setitem(globals(), "select", jax.jit(select.__wrapped__))
     rng = np.random.default_rng(seed)
     shapes = [(300, 512), (5, 5, 300, 60), (40,), (500, 1000), (0, 3)]
@@ -415,3 +425,40 @@ def test_the_way_of_a_gpu_on_several_leaves(monkeypatch, seed):
     total = sum(x.size for x in xs)
     check(xs, masks, [0, total - 1, *rng.integers(0, total, 9).tolist()])
     check(xs[3:4], masks[3:4], rng.integers(0, xs[3].size, 9).tolist())
+
+
+@pytest.mark.usefixtures("strict")
+@pytest.mark.parametrize("seed", range(3))
+def test_the_way_of_a_gpu_on_several_ranks(monkeypatch, seed):
+    """Searched at once: small, sampled, and too narrow to be sampled; an empty one."""
+    as_on_a_gpu(monkeypatch)
+    rng = np.random.default_rng(seed)
+    groups = [[(300, 512)], [(1500, 512)], [(7, 9)], [(2000, 300), (40,)]]
+    groups += [[(15,) * 5], [(0, 3)], [(900, 1000)]]
+    xs = [
+        [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
+        for shapes in groups
+    ]
+    xs[6][0][:] = np.round(xs[6][0])  # many are tied: no search ends on rows
+    xs[1][0][rng.random((1500, 512)) < 0.3] = np.nan
+    masks = [[rng.random(x.shape) < 0.7 for x in each] for each in xs]
+    sizes = [sum(x.size for x in each) for each in xs]
+
+    @jax.jit
+    def select_each(xs, masks, ranks):
+        build = lambda xs, masks: (
+            lambda: [sort_key(x, m) for x, m in zip(xs, masks, strict=True)]
+        )
+        return kth_smallest_each([*map(build, xs, masks)], ranks)
+
+    every = [
+        np.sort(
+            np.concatenate([numpy_keys(*k).ravel() for k in zip(x, m, strict=True)])
+        )
+        for x, m in zip(xs, masks, strict=True)
+    ]
+    for _ in range(6):
+        ranks = [int(rng.integers(0, max(1, size))) for size in sizes]
+        found = select_each(xs, masks, [count_of(rank) for rank in ranks])
+        for key, keys, rank in zip(found, every, ranks, strict=True):
+            assert int(key) == (keys[rank] if keys.size else NAN), rank
