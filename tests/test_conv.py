@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from experiments.models import conv
+from experiments.models import conv, layers
 
 
 BACKENDS = ("cpu", "gpu")  # which formulation is taken; either runs anywhere
@@ -174,3 +174,17 @@ def test_convolution_with_stride_1_is_torchs(torch, height, width, inputs):
     close(got[0], nhwc(expected))
     close(got[1], nhwc(tx.grad))
     close(got[2], tw.grad.numpy().transpose(2, 3, 1, 0))
+
+
+def test_relu_is_torchs(torch):
+    x = np.array([-2.0, -0.0, 0.0, 1e-30, 3.0, -np.inf, np.inf], np.float32)
+    t = torch.tensor(x, requires_grad=True)
+    cotangent = np.arange(1, 8, dtype=np.float32)
+    torch.relu(t).backward(torch.from_numpy(cotangent))
+    y, back = jax.vjp(layers.relu, jnp.asarray(x))
+    np.testing.assert_array_equal(y, np.maximum(x, 0))
+    np.testing.assert_array_equal(*back(jnp.asarray(cotangent)), t.grad)
+    # What comes in is read once, for the maximum.
+    jaxpr = jax.make_jaxpr(lambda x, g: jax.vjp(layers.relu, x)[1](g))(x, x).jaxpr
+    readers = [e.primitive.name for e in jaxpr.eqns if jaxpr.invars[0] in e.invars]
+    assert readers == ["custom_jvp_call"]

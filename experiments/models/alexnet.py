@@ -114,7 +114,7 @@ class AlexNet(nn.Module):
                 conv_general_dilated=conv.grouped_conv,
                 name=f"conv{i}",
             )(x)
-            x = nn.relu(x)
+            x = layers.relu(x)
             x = conv.lrn(x) if spec.lrn else x
             x = conv.max_pool(x, 3, 2) if spec.pool else x
         x = x.reshape(x.shape[0], -1)
@@ -128,7 +128,7 @@ class AlexNet(nn.Module):
                 bias_init=nn.initializers.constant(bias),
                 name=f"fc{i}",
             )(x)
-            x = nn.relu(x)
+            x = layers.relu(x)
             if f"fc{i}" in drop:
                 x = layers.dropout(x, *drop[f"fc{i}"])
         head = nn.Dense(

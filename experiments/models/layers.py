@@ -188,6 +188,29 @@ def max_pool(x: jax.Array) -> jax.Array:
     return first_max([x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)])
 
 
+@jax.custom_jvp
+def relu(x: jax.Array) -> jax.Array:
+    """Rectified linear units, max(x, 0), with the gradient told by what comes out.
+
+    `jax.nn.relu` asks x, and XLA puts x in the place of its maximum where that is asked
+    for a sign, so that a GPU cannot do it as part of the convolution in front, and x is
+    kept beside it: half of what a step of VGG-16 needs. The gradient at 0 is 0.
+
+    Args:
+      x: any shape.
+
+    Returns:
+      Array of the shape and dtype of `x`.
+    """
+    return jnp.maximum(x, 0)
+
+
+@relu.defjvp
+def _relu_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    (y,), (tangent,) = map(relu, primals), tangents
+    return y, jnp.where(y != 0, tangent, jnp.zeros_like(tangent))
+
+
 def dropout(x: jax.Array, rate: jax.Array | float, rng: jax.Array) -> jax.Array:
     """Drops units with probability `rate` and scales the rest by 1 / (1 - rate).
 

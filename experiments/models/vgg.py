@@ -69,8 +69,10 @@ class VGG16(nn.Module):
                 if self.batch_norm:
                     norm = layers.BatchNorm(self.dtype, name=f"norm{block}_{i}")
                     x = norm(x, train=rng is not None)
-                x = nn.relu(x)
-            x = conv.max_pool(x, 2, 2)
+                # The last of a block after the pooling, to a quarter of the values: the
+                # two commute.
+                x = layers.relu(x) if i < count else x
+            x = layers.relu(conv.max_pool(x, 2, 2))
         x = x.reshape(x.shape[0], -1)
         for name in ("fc6", "fc7"):
             units = self.widths.get(name, self.units)
@@ -79,7 +81,7 @@ class VGG16(nn.Module):
             if self.batch_norm:
                 norm = layers.BatchNorm(self.dtype, name=name.replace("fc", "norm"))
                 x = norm(x, train=rng is not None)
-            x = nn.relu(x)
+            x = layers.relu(x)
             if name in drop:
                 x = layers.dropout(x, *drop[name])
         small = nn.initializers.normal(0.01)
