@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, PyTree
 
-from jaxprune._fold import fold, is_small
+from jaxprune._fold import fold, is_small, on_cpu
 from jaxprune._masks import check_mask, map_masked
 from jaxprune._types import Mask, Params
 
@@ -56,7 +56,7 @@ def _sum(terms: Callable[..., Array], *arrays: Array) -> Array:
     The two outputs have a second use: XLA's CPU backend fuses the terms into such a
     reduction, and stores them for one with a single output.
     """
-    if is_small(arrays[0]):
+    if is_small(arrays[0]) and on_cpu():
         return fold(jnp.add, 0, terms, *arrays)
     x = terms(*arrays)
     unit = (jnp.float32(0), jnp.float32(0))
