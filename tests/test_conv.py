@@ -10,7 +10,7 @@ from jax import lax
 from experiments.models import conv, layers
 
 
-BACKENDS = ("cpu", "gpu")  # which formulation is taken; either runs anywhere
+BACKENDS = ("cpu", "gpu", "tpu")  # which formulation is taken; either runs anywhere
 
 
 @pytest.fixture(params=BACKENDS)

@@ -126,7 +126,9 @@ def max_pool(x: jax.Array, size: int, stride: int) -> jax.Array:
     maximum in row-major order, as in PyTorch.
 
     XLA's own window reduction is slow on CPUs, above all its gradient: 16 feature maps
-    of 55 x 55 x 96 took 14 ms and 178 ms there, slices 1.4 ms and 18 ms.
+    of 55 x 55 x 96 took 14 ms and 178 ms there, slices 1.4 ms and 18 ms. For a TPU v5e
+    XLA estimates 1.13 times as many cycles for VGG-16's whole step with slices as with
+    the reduction, and 6% less memory; nothing was run on one.
 
     Args:
       x: (batch, height, width, channels), height and width at least 1.
@@ -140,13 +142,15 @@ def max_pool(x: jax.Array, size: int, stride: int) -> jax.Array:
     height, width = (stride * (n - 1) + size for n in (rows, columns))
     border = ((0, height - x.shape[1]), (0, width - x.shape[2]))
     border = ((0, 0), *border, (0, 0))
-    cpu = jax.default_backend() == "cpu"
-    if not cpu and size != stride:
+    backend = jax.default_backend()
+    if backend == "tpu" or (backend != "cpu" and size != stride):
         window, step = (1, size, size, 1), (1, stride, stride, 1)
         return lax.reduce_window(x, -jnp.inf, lax.max, window, step, border)
     if any(after for _, after in border):
         x = jnp.pad(x, border, constant_values=-jnp.inf)
-    if not cpu:  # in one go: a GPU would read the image twice, and keep more of it
+    if (
+        backend != "cpu"
+    ):  # in one go: a GPU would read the image twice, and keep more of it
         places = [(i, j) for i in range(size) for j in range(size)]
         return first_max([x[:, i::stride, j::stride] for i, j in places])
     # Columns, then rows: 3 + 3 slices instead of 9, and still row-major at a tie.
