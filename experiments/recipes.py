@@ -132,17 +132,17 @@ def rewind(config: Settings, network: Network, epoch: int, given: bool = False) 
         first = first_phase(training, begin, epoch)
         replay = lambda step: first(begin - length + step)
     kept = 1 - sparsity_for(pruning.target, network)
-    rounds = []
-    for r, start in enumerate(starts, 1):
-        cut = jaxprune.to_sparsity(
-            jaxprune.magnitude,
-            1 - kept ** (r / len(starts)),
-            scope="global",
-            min_keep=MIN_KEEP,
-        )
-        rounds.append((start + 1, jaxprune.once(start, cut)))
+    shares = [1 - kept ** (r / len(starts)) for r in range(1, len(starts) + 1)]
+    cut = jaxprune.to_sparsity(
+        jaxprune.magnitude,
+        lambda step: jnp.array(shares, jnp.float32)[(step - begin) // length],
+        scope="global",
+        min_keep=MIN_KEEP,
+    )
+    # One schedule for all rounds, for a selection takes a minute and more to compile.
+    schedule = jaxprune.every(length, cut, begin=begin, end=starts[-1])
     inner = optimizer(training, _then(training, begin, epoch, starts, replay))
-    tx = jaxprune.prune(inner, jaxprune.then(*rounds))
+    tx = jaxprune.prune(inner, schedule)
     names = [(start, f"round {r}") for r, start in enumerate(starts, 1)]
     phases = (*[(0, "dense")][: begin > 0], *names)
     return Plan(tx, starts[-1] + length, phases, begin, True)
