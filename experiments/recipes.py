@@ -133,11 +133,12 @@ def rewind(config: Settings, network: Network, epoch: int, given: bool = False) 
         replay = lambda step: first(begin - length + step)
     kept = 1 - sparsity_for(pruning.target, network)
     shares = [1 - kept ** (r / len(starts)) for r in range(1, len(starts) + 1)]
+
+    def share(step: Any) -> jax.Array:
+        return jnp.array(shares, jnp.float32)[(step - begin) // length]
+
     cut = jaxprune.to_sparsity(
-        jaxprune.magnitude,
-        lambda step: jnp.array(shares, jnp.float32)[(step - begin) // length],
-        scope="global",
-        min_keep=MIN_KEEP,
+        jaxprune.magnitude, share, scope="global", min_keep=MIN_KEEP
     )
     # One schedule for all rounds, for a selection takes a minute and more to compile.
     schedule = jaxprune.every(length, cut, begin=begin, end=starts[-1])

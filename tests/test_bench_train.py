@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 
-from experiments.bench import _torch_nets, _train_nets, train_step
+from experiments.bench import _torch_nets, _train_nets, compiled, train_step
 from experiments.models import preprocess
 
 
@@ -91,3 +91,35 @@ def test_the_twin_in_pytorch_trains_on_the_same_pixels(name, monkeypatch):
     got = seen[0].permute(0, 2, 3, 1).numpy()
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
     assert not torch.equal(made[0][-1].weight, before)
+
+
+HLO = """
+ENTRY %main.9 (p: f32[1024,512], q: pred[8]) -> (f32[512], f32[1024,512]) {
+  %p = f32[1024,512]{1,0} parameter(0)
+  %q = pred[8]{0} parameter(1)
+  %sum.1 = f32[512]{0} fusion(%p, %q), kind=kInput, calls=%fused_sum
+  %copy.2 = f32[1024,512]{1,0} copy(%p), metadata={op_name="x(%p)"}
+  %few = pred[8]{0} copy(%q)
+  %pair = (f32[512]{0}, /*index=1*/f32[1024,512]{1,0}) tuple(%sum.1, %copy.2)
+  ROOT %while.3 = (f32[512]{0}, f32[1024,512]{1,0}) while(%pair), body=%b
+"""
+
+
+def test_what_a_compiled_program_does_is_counted():
+    matrix = 4 * 1024 * 512
+    moved = (matrix + 8 + 2048) + 2 * matrix + 2 * 8
+    assert compiled.counted(HLO) == (3, 1, [matrix], moved)
+
+
+def test_a_device_that_jax_cannot_compile_for_is_told(monkeypatch, capsys, tmp_path):
+    def none(*args, **kwargs):
+        raise NotImplementedError("topology not implemented")
+
+    monkeypatch.setattr(compiled.topologies, "get_topology_desc", none)
+    monkeypatch.setattr(compiled.jax.config, "update", lambda *args: None)
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    assert compiled.main(["--out", str(tmp_path / "x.csv")]) == 1
+    assert "topology not implemented" in capsys.readouterr().err
+    assert compiled.main(["--batch", "0"]) == 2
+    assert not list(tmp_path.iterdir())

@@ -46,3 +46,30 @@ def test_estimates_follow_from_what_was_measured(network):
         epochs = EPOCHS[network]
         assert hours == [f"{n * EPOCH / rate / 3600:.1f}" for n in epochs]
         assert float(cores) == float(f"{round(rate / per_core):.2g}")
+
+
+def test_what_was_compiled_is_told():
+    with (FOLDER / "results" / "bench_compiled.csv").open(newline="") as file:
+        rows = {(r["network"], r["program"]): r for r in csv.DictReader(file)}
+    page = (FOLDER / "README.md").read_text()
+    table = page.split("| | before | now |")[1].split("\n\n")[0]
+    lines = [line.split("|") for line in table.splitlines()[2:]]
+    told = [re.findall(r"[\d.]+|none", cells[3])[0] for cells in lines]
+    kinds = {key: {k: float(r[k]) for k in list(r)[2:9]} for key, r in rows.items()}
+    for network in EPOCHS:
+        dense, pruned = (kinds[network, f"step {s}"] for s in ("dense", "pruned"))
+        assert pruned["gb_moved"] == dense["gb_moved"]
+    alexnet, vgg16 = (kinds[name, "step dense"] for name in ("alexnet", "vgg16"))
+    leaf, together = (kinds["vgg16", f"select {s}"] for s in ("leaf", "global"))
+    assert told[:2] == ["none", "none"]
+    assert told[2:] == [
+        f"{alexnet['gb_moved']:.1f}",
+        f"{vgg16['gb_moved']:.1f}",
+        f"{alexnet['temporary_mib'] / 1024:.1f}",
+        f"{vgg16['temporary_mib'] / 1024:.1f}",
+        f"{together['gb_a_pass']:.2f}",
+        f"{together['decisions']:.0f}",
+        f"{leaf['decisions']:.0f}",
+        "1",
+    ]
+    assert max(leaf["temporary_mib"], together["temporary_mib"]) < 1
