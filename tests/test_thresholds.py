@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxprune
+from jaxprune._select import sample
 
 
 def magnitude_to(sparsity, **options):
@@ -233,6 +234,27 @@ def test_min_keep_with_a_global_threshold(keep):
     for name in weights:
         np.testing.assert_array_equal(found[name], expected[name])
     assert int(found["small"].sum()) == min(keep, 6)
+
+
+@pytest.mark.parametrize("keep", [1, 3, 4, 50])
+def test_a_floor_under_a_leaf_that_is_sampled(monkeypatch, keep):
+    """Three live, in rows that the sample leaves out, so that it shows none."""
+    monkeypatch.setattr("jaxprune._cut.MANY", 64)
+    monkeypatch.setattr("jaxprune._select.MANY", 64)
+    assert sample(jnp.arange(640).reshape(40, 16)).tolist() == [
+        [*range(first, first + 16)] for first in range(0, 640, 32)
+    ]
+    rng = np.random.default_rng(0)
+    hidden = np.abs(rng.normal(size=(40, 16), scale=0.01)).astype(np.float32)
+    hidden[1, 3] = hidden[7, 0] = hidden[39, 15] = 9
+    plain = np.abs(rng.normal(size=(60, 50), loc=3, scale=0.1)).astype(np.float32)
+    weights = {"hidden": hidden, "plain": plain}
+    found = masks(magnitude_to(0.5, scope="global", min_keep=keep), weights)
+    dense = {k: np.ones(w.shape, bool) for k, w in weights.items()}
+    expected = toy.cut_all(weights, dense, toy.dead_number(0.5, 3640), keep)
+    for name in weights:
+        np.testing.assert_array_equal(found[name], expected[name])
+    assert int(found["hidden"].sum()) == max(3, keep)
 
 
 @pytest.mark.parametrize(("keep", "expected"), [
