@@ -1,6 +1,9 @@
 """Schedules: when a mask changes. What it changes to is `_thresholds`."""
 
-from collections.abc import Sequence
+import dataclasses
+import functools
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -29,7 +32,7 @@ def once(step: int, schedule: MaskSchedule) -> MaskSchedule:
     """
     at = whole("step", step)
     check_schedule(schedule)
-    return _when(lambda now: now == at, schedule)
+    return _When(lambda now: now == at, schedule)
 
 
 def every(
@@ -65,7 +68,7 @@ def every(
         on = (now >= first) & ((now - first) % period == 0)
         return on if last is None else on & (now <= last)
 
-    return _when(due, schedule)
+    return _When(due, schedule)
 
 
 def then(*pairs: tuple[int | float, MaskSchedule]) -> MaskSchedule:
@@ -73,7 +76,8 @@ def then(*pairs: tuple[int | float, MaskSchedule]) -> MaskSchedule:
 
     A pair is in force at steps before its `until`, and from the `until` of the pair in
     front of it on. After the last `until` the mask is held. Every schedule sees the
-    step itself, not the time since it began.
+    step itself, not the time since it began. Steps at which one of `once`, `every`,
+    `then` or `hold` has nothing to do cost as little as alone.
 
     Args:
       *pairs: at least one; the `until` of each, in steps, larger than the one before.
@@ -97,25 +101,42 @@ def then(*pairs: tuple[int | float, MaskSchedule]) -> MaskSchedule:
             "above 0: then((1000, a), (2000, b))."
         )
 
+    schedules = [schedule for _, schedule in pairs]
+    inners = [s.inner if isinstance(s, _When) else s for s in schedules]
+
+    def due(now: Step) -> Array | bool:
+        spans = zip([0, *untils], untils, schedules, strict=False)
+        return functools.reduce(
+            operator.or_,
+            [(now >= a) & (now < b) & _is_due(s, now) for a, b, s in spans],
+        )
+
     def in_turn(params: Params, mask: Mask, step: Step, **extra: Any) -> Mask:
-        branches = [
-            lambda s=s: s(params, mask, step, **extra)
-            for s in (*(s for _, s in pairs), hold)
-        ]
+        branches = [lambda s=s: s(params, mask, step, **extra) for s in (*inners, hold)]
         index = jnp.sum(jnp.asarray(step) >= jnp.asarray(untils), dtype=jnp.int32)
         return jax.lax.switch(index, branches)
 
-    return in_turn
+    return _When(due, in_turn)
 
 
-def _when(due: Any, inner: MaskSchedule) -> MaskSchedule:
-    def schedule(params: Params, mask: Mask, step: Step, **extra: Any) -> Mask:
+@dataclasses.dataclass(frozen=True)
+class _When:
+    """Runs `inner` at steps at which it is due; at others the mask stays as it is."""
+
+    due: Callable[[Step], Array | bool]
+    inner: MaskSchedule
+
+    def __call__(self, params: Params, mask: Mask, step: Step, **extra: Any) -> Mask:
         # A loop of at most one turn. Unlike the branches of `lax.cond`, it leaves the
         # mask in place when there is nothing to do, where they copy it at every step.
         def turn(state: Any) -> Any:
-            return inner(params, state[0], step, **extra), jnp.zeros((), bool)
+            return self.inner(params, state[0], step, **extra), jnp.zeros((), bool)
 
-        start = (mask, jnp.asarray(due(step)))
+        start = (mask, jnp.asarray(self.due(step)))
         return jax.lax.while_loop(lambda state: state[1], turn, start)[0]
 
-    return schedule
+
+def _is_due(schedule: MaskSchedule, now: Step) -> Array | bool:
+    if isinstance(schedule, _When):
+        return schedule.due(now)
+    return schedule is not hold

@@ -356,7 +356,8 @@ CUTS = {
     ],
 )
 @pytest.mark.parametrize("cut", quick(CUTS, "magnitude", "global"))
-def test_a_step_copies_no_matrix(cut, inner):
+@pytest.mark.parametrize("in_phases", [False, True])
+def test_a_step_copies_no_matrix(cut, inner, in_phases):
     layers = ["fc0", "fc1", "fc2"]
 
     def loss(params, x):
@@ -368,7 +369,9 @@ def test_a_step_copies_no_matrix(cut, inner):
         updates, opt_state = tx.update(jax.grad(loss)(params, x), opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
-    tx = jaxprune.prune(inner, jaxprune.every(100, CUTS[cut]))
+    often = jaxprune.every(100, CUTS[cut])
+    phases = jaxprune.then((50, jaxprune.hold), (900, often), (910, jaxprune.hold))
+    tx = jaxprune.prune(inner, phases if in_phases else often)
     params = {name: jnp.ones((512, 512)) for name in layers}
     args = params, tx.init(params), jnp.ones((8, 512))
     program = jax.jit(train_step, donate_argnums=(0, 1)).lower(*args).compile()

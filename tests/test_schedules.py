@@ -66,6 +66,11 @@ def deaths(schedule, steps):
      [0, 0, 0, 1, 1, 1, 2]),
     (jaxprune.then((1, kill_one), (6, jaxprune.once(5, kill_all))),
      [1, 1, 1, 1, 1, 10, 10]),
+    (jaxprune.then((3, jaxprune.every(2, kill_one)), (7, jaxprune.once(4, kill_all))),
+     [1, 1, 2, 2, 10, 10, 10]),
+    (jaxprune.then((1, jaxprune.hold), (6, jaxprune.then(
+        (3, kill_one), (5, jaxprune.hold), (9, jaxprune.every(2, kill_one))))),
+     [0, 1, 2, 2, 2, 2, 2]),
 ])  # fmt: skip
 def test_when(schedule, expected):
     assert isinstance(schedule, jaxprune.MaskSchedule)
