@@ -29,7 +29,9 @@ def l1(params: Params, mask: Mask) -> Float[Array, ""]:
 def l2(params: Params, mask: Mask) -> Float[Array, ""]:
     r"""Sums :math:`|w|^2 / 2` over the live prunable weights, in float32.
 
-    The half makes its gradient `w`, so that the strength reads as a weight decay.
+    The half makes its gradient `w`, so that the strength reads as a weight decay. Of
+    params that `prune` updates the dead ones are zero, so that a mask of ones gives the
+    same; the state's own costs copies, for it is read beside the next one.
 
     >>> l2({"w": jnp.array([1.0, -2.0, 4.0])}, {"w": jnp.array([True, True, False])})
     Array(2.5, dtype=float32)
