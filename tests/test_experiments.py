@@ -172,7 +172,9 @@ def main():
 @pytest.mark.parametrize("main", ["def main(): raise KeyboardInterrupt", LOST])
 def test_ctrl_c_outside_a_run_is_quiet_too_and_not_lost(main, tmp_path):
     (tmp_path / "command.py").write_text(main)
-    code = "from experiments.start import start; start('command')"
+    # A test run in the background may have been told to ignore it.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "from experiments.start import start; start('command')"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
