@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxprune._masks import check_mask, map_masked
-from jaxprune._select import DEAD_KEY, MANY, at_least, recomputed, sample, sort_key
+from jaxprune._sample import MANY, sample
+from jaxprune._select import DEAD_KEY, at_least, recomputed, sort_key
 from jaxprune._types import Mask, Params, Scores
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, PyTree
@@ -58,7 +59,11 @@ def _sum(terms: Callable[..., Array], *arrays: Array) -> Array:
     """
     if is_small(arrays[0]) and on_cpu():
         return fold(jnp.add, 0, terms, *arrays)
-    x = terms(*arrays)
+    return _compensated(terms(*arrays))
+
+
+@jax.custom_jvp
+def _compensated(x: Array) -> Array:
     unit = (jnp.float32(0), jnp.float32(0))
     parts = (x, jnp.zeros_like(x))
     # All axes but the last first: XLA spreads the last one over threads and lanes.
@@ -66,6 +71,12 @@ def _sum(terms: Callable[..., Array], *arrays: Array) -> Array:
         parts = lax.reduce(parts, unit, _two_sum, tuple(axes))
     total, lost = parts
     return total + lost
+
+
+@_compensated.defjvp
+def _compensated_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    # JAX has no derivative of a reduction whose second operand is constant.
+    return _compensated(*primals), jnp.sum(*tangents)
 
 
 def _two_sum(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:

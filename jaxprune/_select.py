@@ -11,12 +11,10 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jaxtyping import Array, Int
 
 from jaxprune._counts import (
-    AIMS,
     BITS,
     NAN_KEY,
     START,
     count_upto,
-    split_axis,
     subtract,
 )
 from jaxprune._counts import DEAD_KEY as DEAD_KEY
@@ -25,20 +23,19 @@ from jaxprune._counts import at_least as at_least
 from jaxprune._counts import count_of as count_of
 from jaxprune._counts import dead_count as dead_count
 from jaxprune._counts import sort_key as sort_key
-from jaxprune._fold import free_axes, on_cpu
+from jaxprune._fold import on_cpu
+from jaxprune._sample import sample_size, sampled_aims
 from jaxprune._search import (
     Bracket,
     apart,
-    between,
-    counter,
     end_by_rows,
+    row_axis,
     search,
     together,
 )
 
 
 _SAMPLE = 1 << 16  # keys in the sample that places the first thresholds
-MANY = 1 << 20  # keys in the sample that shows that enough live
 # Fewer keys are counted as they are: a pass costs less than what would save it.
 _ENOUGH_TO_SAMPLE = 3 << 17
 
@@ -136,7 +133,7 @@ def _wanted(keys: Callable[[], Sequence[Array]], rank: Count) -> _Wanted | None:
     whole = Bracket(jnp.int32(START), jnp.int32(NAN_KEY), start, start - float(total))
     # A small leaf that is sampled is searched together with the large ones.
     fraction = min(1 / 32 if on_cpu() else 1.0, _SAMPLE / total)
-    size = _sample_size(shapes, fraction)
+    size = sample_size(shapes, fraction)
     if on_cpu() and total < _ENOUGH_TO_SAMPLE:
         way = "few"
     elif 16 * size <= total or (not on_cpu() and size <= 4 * _SAMPLE):
@@ -157,10 +154,11 @@ def _find(way: str, wanted: list[_Wanted]) -> Bracket:
     if way == "few":
         return search(distance, whole, aims)
     if way == "sampled":
-        aims = _sampled_aims(wanted, whole, aims)
+        keys = [w.again(w.whole.d_lo) for w in wanted]
+        shapes, fractions = [w.shapes for w in wanted], [w.fraction for w in wanted]
+        aims = sampled_aims(keys, shapes, fractions, whole, aims)
     rows = [
-        sum(math.prod(s.shape[: split_axis(s.shape, 256)]) for s in w.shapes)
-        for w in wanted
+        sum(math.prod(s.shape[: row_axis(s.shape)]) for s in w.shapes) for w in wanted
     ]
     # Of so many keys, three share a row in about one search of a hundred.
     few = together([jnp.float32(0.4 * n ** (2 / 3)) for n in rows])
@@ -202,59 +200,3 @@ def _costly(jaxpr: Any) -> bool:
         if any(_costly(j) for j in inner if j is not None):
             return True
     return False
-
-
-def sample(key: Array) -> Array:
-    """Gives an array of a million or so keys from all over a larger one."""
-    if key.size <= MANY:
-        return key
-    strides = _strides(jax.typeof(key), MANY / key.size)
-    return lax.slice(key, (0,) * key.ndim, key.shape, strides)
-
-
-def _strides(key: Any, fraction: float) -> list[int]:
-    strides = [1] * len(key.shape)
-    # Rows before columns: whole cache lines. Both, since rows or columns may differ.
-    for axis in sorted(free_axes(key), key=lambda a: -key.shape[a]):
-        left = 1 / (fraction * math.prod(strides))
-        strides[axis] = max(1, min(round(left), key.shape[axis] // 16))
-    return strides
-
-
-def _sample_size(shapes: Sequence[Any], fraction: float) -> int:
-    return sum(
-        math.prod(
-            -(-n // by) for n, by in zip(s.shape, _strides(s, fraction), strict=True)
-        )
-        for s in shapes
-    )
-
-
-def _sampled_aims(
-    wanted: list[_Wanted], whole: Bracket, first: Array
-) -> Int[Array, "*ranks aims"]:
-    """Spreads the first thresholds over where samples say that the ranks are."""
-    samples, ratios = [], []
-    for w in wanted:
-        parts = [
-            lax.slice(k, (0,) * k.ndim, k.shape, _strides(s, w.fraction))
-            for k, s in zip(w.again(w.whole.d_lo), w.shapes, strict=True)
-        ]
-        parts = lax.optimization_barrier(parts)
-        samples.append(parts)
-        sizes = zip(w.shapes, parts, strict=True)
-        ratios.append([math.prod(s.shape) / max(1, p.size) for s, p in sizes])
-    upto = counter(samples, ratios)
-    total = whole.d_lo - whole.d_hi
-    size = together([jnp.float32(sum(p.size for p in parts)) for parts in samples])
-    share = whole.d_lo / total
-    sigma = total * jnp.sqrt(jnp.maximum(share * (1 - share), 1 / size) / size)
-    found = search(
-        lambda aims: whole.d_lo[..., None] - upto(aims),
-        whole,
-        first,
-        margin=3 * sigma,
-        stop=8 * sigma,
-    )
-    even = jnp.arange(AIMS, dtype=jnp.float32) / (AIMS - 1)
-    return between(found, even, inside=False)

@@ -111,14 +111,13 @@ def test_what_a_compiled_program_does_is_counted():
     assert compiled.counted(HLO) == (3, 1, [matrix], moved)
 
 
-def test_a_device_that_jax_cannot_compile_for_is_told(monkeypatch, capsys, tmp_path):
+def test_a_gpu_that_jax_cannot_compile_for_is_told(monkeypatch, capsys, tmp_path):
     def none(*args, **kwargs):
         raise NotImplementedError("topology not implemented")
 
     monkeypatch.setattr(compiled.topologies, "get_topology_desc", none)
     monkeypatch.setattr(compiled.jax.config, "update", lambda *args: None)
     monkeypatch.setenv("XLA_FLAGS", "")
-    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
     assert compiled.main(["--out", str(tmp_path / "x.csv")]) == 1
     assert "topology not implemented" in capsys.readouterr().err
     assert compiled.main(["--batch", "0"]) == 2

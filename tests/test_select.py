@@ -14,6 +14,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from quick import quick
 
+import jaxprune
 from jaxprune._counts import AIMS, at_least, count_upto, reduce_many, subtract
 from jaxprune._select import (
     count_of,
@@ -405,7 +406,7 @@ def test_same_key_on_a_mesh(kind, spec):
 
 
 def as_on_a_gpu(monkeypatch):
-    for module in ("_fold", "_counts", "_select"):
+    for module in ("_fold", "_counts", "_search", "_select", "_deviation"):
         monkeypatch.setattr(f"jaxprune.{module}.on_cpu", lambda: False)
 
 
@@ -462,3 +463,39 @@ def test_the_way_of_a_gpu_on_several_ranks(monkeypatch, seed):
         found = select_each(xs, masks, [count_of(rank) for rank in ranks])
         for key, keys, rank in zip(found, every, ranks, strict=True):
             assert int(key) == (keys[rank] if keys.size else NAN), rank
+
+
+def test_the_way_of_a_gpu_with_numbers_of_64_bits(monkeypatch):
+    as_on_a_gpu(monkeypatch)
+    params = [jnp.ones((300, 51)).at[0].set(2.0), jnp.full((70, 80), 3.0)]
+    with jax.enable_x64(True):
+        schedule = jaxprune.to_sparsity(jaxprune.magnitude, 0.5, scope="global")
+        found = jax.jit(schedule)(params, jaxprune.dense_mask(params), 0)
+    # The 10,450th of 20,900 is one of the 15,249 ones, and those tied with it live.
+    assert all(np.asarray(m).all() for m in found)
+
+
+@pytest.mark.parametrize("other", [(3, 3, 3, 64), (40,), (10,), (200, 128)])
+def test_a_small_leaf_makes_a_gpu_read_a_large_one_no_more_often(monkeypatch, other):
+    as_on_a_gpu(monkeypatch)
+    rng = np.random.default_rng(0)
+    passes = []
+
+    def count(key, aims):
+        if key.shape == (1000, 1000):
+            jax.debug.callback(lambda: passes.append(1))
+        return count_upto(key, aims)
+
+    monkeypatch.setattr("jaxprune._select.count_upto", count)
+    xs = [rng.standard_normal(s, dtype=np.float32) for s in [(1000, 1000), other]]
+    build = lambda x: lambda: [sort_key(x, jnp.ones(x.shape, bool))]
+
+    @jax.jit
+    def run(xs):
+        ranks = [count_of(x.size * 9 // 10) for x in xs]
+        return kth_smallest_each([build(x) for x in xs], ranks)
+
+    for key, x in zip(run(xs), xs, strict=True):
+        assert int(key) == np.sort(numpy_keys(x, True).ravel())[x.size * 9 // 10]
+    jax.effects_barrier()
+    assert 1 <= len(passes) <= 3

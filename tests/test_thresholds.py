@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxprune
-from jaxprune._select import sample
+from jaxprune._sample import sample
 
 
 def magnitude_to(sparsity, **options):
@@ -240,7 +240,7 @@ def test_min_keep_with_a_global_threshold(keep):
 def test_a_floor_under_a_leaf_that_is_sampled(monkeypatch, keep):
     """Three live, in rows that the sample leaves out, so that it shows none."""
     monkeypatch.setattr("jaxprune._cut.MANY", 64)
-    monkeypatch.setattr("jaxprune._select.MANY", 64)
+    monkeypatch.setattr("jaxprune._sample.MANY", 64)
     assert sample(jnp.arange(640).reshape(40, 16)).tolist() == [
         [*range(first, first + 16)] for first in range(0, 640, 32)
     ]
@@ -509,3 +509,17 @@ def test_deviations_that_do_not_fit_are_refused(std):
     mask = jaxprune.dense_mask(params)
     with pytest.raises(ValueError, match=r"jaxprune\.layer_std\(params, mask\)"):
         jaxprune.by_std(1.0, std=std)(params, mask, 0)
+
+
+@pytest.mark.parametrize("cpu", [True, False])
+@pytest.mark.parametrize("rows", [20, 9000])
+def test_a_deviation_has_a_gradient(monkeypatch, cpu, rows):
+    monkeypatch.setattr("jaxprune._deviation.on_cpu", lambda: cpu)
+    w = np.random.default_rng(0).normal(size=(rows, 60)).astype(np.float32)
+    mask = {"w": jnp.abs(w) > 0.1}
+    std = jax.jit(jax.value_and_grad(lambda p: jaxprune.layer_std(p, mask)["w"]))
+    value, grad = std({"w": w})
+    live = w[np.abs(w) > 0.1].astype(np.float64)
+    np.testing.assert_allclose(value, live.std(), rtol=1e-6)
+    expected = np.where(mask["w"], (w - live.mean()) / (live.size * live.std()), 0)
+    np.testing.assert_allclose(grad["w"], expected, rtol=1e-4, atol=1e-9)

@@ -1,8 +1,8 @@
-"""What XLA makes of our programs for a device that is not there: nothing is run.
+"""What XLA makes of our programs for a GPU that is not there: nothing is run.
 
-    pip install "jax[cuda12]" libtpu
+    pip install "jax[cuda12]"
     python -m experiments.bench.compiled
-    python -m experiments.bench.compiled --device v5e --programs select
+    python -m experiments.bench.compiled --programs select
 
 Compiled are the choice of a mask, 90% by magnitude, as `select` times it, and the
 training steps of `train_step`: pruned, dense, and without jaxprune. A row says what
@@ -13,9 +13,8 @@ more, and the memory beside arguments and results; and the most bytes that a par
 a loop moves, in a selection one pass over the weights. No time follows from it; that
 two programs move the same bytes does.
 
-A GPU is an H100; without one XLA cannot try which of cuDNN's algorithms is fastest,
-which changes none of these numbers but for the workspace. A TPU's programs take
-minutes to compile.
+The GPU is an H100; without one XLA cannot try which of cuDNN's algorithms is fastest,
+which changes none of these numbers but for the workspace.
 """
 
 import sys
@@ -79,8 +78,6 @@ _LARGE = 2**20  # bytes of a copy that is told
 class Options:
     """Flags."""
 
-    #: The device to compile for; v5e is one chip.
-    device: Literal["h100", "v5e"] = "h100"
     #: What is compiled.
     programs: tuple[Literal["select", "step"], ...] = ("select", "step")
     #: Networks.
@@ -91,7 +88,7 @@ class Options:
     out: Path = Path("experiments/results/bench_compiled.csv")
 
 
-def device_of(name: str) -> Any:
+def absent_gpu() -> Any:
     """Gives the device that is compiled for, and has the code take it for the default.
 
     Raises:
@@ -100,21 +97,16 @@ def device_of(name: str) -> Any:
     jax.config.update("jax_platforms", "cpu")  # no driver is asked for its devices
     flags = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_autotune_level=0"
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     try:
-        if name == "h100":
-            found = topologies.get_topology_desc(
-                platform="cuda", target_config=H100, topology="1x1x1"
-            )
-        else:
-            found = topologies.get_topology_desc("v5e:2x2", platform="tpu")
+        found = topologies.get_topology_desc(
+            platform="cuda", target_config=H100, topology="1x1x1"
+        )
     except Exception as error:
         raise RuntimeError(
-            f"--device is {name}, and JAX cannot compile for it here ({error}); "
-            'expected its plugin: pip install "jax[cuda12]", or libtpu.'
+            f"JAX cannot compile for a GPU here ({error}); expected its plugin: "
+            'pip install "jax[cuda12]".'
         ) from error
-    platform = "gpu" if name == "h100" else "tpu"
-    jax.default_backend = lambda: platform
+    jax.default_backend = lambda: "gpu"
     return found.devices[0]
 
 
@@ -228,7 +220,7 @@ def main(args: list[str] | None = None) -> int:
         )
         return 2
     try:
-        device = device_of(options.device)
+        device = absent_gpu()
     except RuntimeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

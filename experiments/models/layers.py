@@ -194,7 +194,8 @@ def relu(x: jax.Array) -> jax.Array:
 
     `jax.nn.relu` asks x, and XLA puts x in the place of its maximum where that is asked
     for a sign, so that a GPU cannot do it as part of the convolution in front, and x is
-    kept beside it: half of what a step of VGG-16 needs. The gradient at 0 is 0.
+    kept beside it: half of what a step of VGG-16 needs. The gradient at 0 is 0, and
+    at NaN what comes is passed on.
 
     Args:
       x: any shape.
