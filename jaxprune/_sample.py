@@ -11,7 +11,7 @@ from jaxtyping import Array, Int
 
 from jaxprune._counts import AIMS
 from jaxprune._fold import free_axes
-from jaxprune._search import Bracket, between, counter, search, together
+from jaxprune._search import SURE, Bracket, between, counter, search, together
 
 
 MANY = 1 << 20  # keys in the sample that shows that enough live
@@ -69,7 +69,7 @@ def sampled_aims(
         whole,
         first,
         margin=3 * sigma,
-        stop=8 * sigma,
+        stop=jnp.maximum(8 * sigma, SURE),
     )
     even = jnp.arange(AIMS, dtype=jnp.float32) / (AIMS - 1)
     return between(found, even, inside=False)

@@ -23,6 +23,7 @@ _NEAR = (-4.0, -1.0, -0.3, 0.3, 1.0, 4.0)
 _CURVED = 0.04  # of the width, added to the outermost: keys are not spread evenly
 _EVEN = (1 / 3, 2 / 3)
 _FEW = 16  # so many keys, or fewer, are split evenly
+SURE = 2.0  # keys that a search surely ends on, in whatever rows they are
 
 
 class Bracket(NamedTuple):

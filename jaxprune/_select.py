@@ -26,6 +26,7 @@ from jaxprune._counts import sort_key as sort_key
 from jaxprune._fold import on_cpu
 from jaxprune._sample import sample_size, sampled_aims
 from jaxprune._search import (
+    SURE,
     Bracket,
     apart,
     end_by_rows,
@@ -161,7 +162,7 @@ def _find(way: str, wanted: list[_Wanted]) -> Bracket:
         sum(math.prod(s.shape[: row_axis(s.shape)]) for s in w.shapes) for w in wanted
     ]
     # Of so many keys, three share a row in about one search of a hundred.
-    few = together([jnp.float32(0.4 * n ** (2 / 3)) for n in rows])
+    few = together([jnp.float32(max(SURE, 0.4 * n ** (2 / 3))) for n in rows])
 
     def finish(bracket: Bracket) -> Bracket:
         each = zip(wanted, apart(bracket.lo, len(wanted)), strict=True)
