@@ -113,12 +113,12 @@ def test_what_a_compiled_program_does_is_counted():
 
 def test_a_gpu_that_jax_cannot_compile_for_is_told(monkeypatch, capsys, tmp_path):
     def none(*args, **kwargs):
-        raise NotImplementedError("topology not implemented")
+        raise RuntimeError("no plugin for cuda")
 
     monkeypatch.setattr(compiled.topologies, "get_topology_desc", none)
     monkeypatch.setattr(compiled.jax.config, "update", lambda *args: None)
     monkeypatch.setenv("XLA_FLAGS", "")
     assert compiled.main(["--out", str(tmp_path / "x.csv")]) == 1
-    assert "topology not implemented" in capsys.readouterr().err
+    assert "no plugin for cuda" in capsys.readouterr().err
     assert compiled.main(["--batch", "0"]) == 2
     assert not list(tmp_path.iterdir())

@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 import jaxprune
 from experiments import recipes
 from experiments.bench._train_sides import Fixed
+from experiments.bench.compiled import size_of
 from experiments.data import Batch
 from experiments.layout import make_layout, shardings
 from experiments.program import make_program
@@ -32,7 +33,6 @@ _COLLECTIVE = re.compile(
     r"= (\(.*?\)|\S+) (all-gather|all-reduce|all-to-all|collective-permute"
     r"|reduce-scatter)(?:-start)?\("
 )
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2}
 
 
 @pytest.fixture(scope="module")
@@ -94,14 +94,7 @@ def collectives(program):
     """Name and bytes of the largest array of whatever is sent between devices."""
     text = re.sub(r"/\*.*?\*/", "", program.as_text())
     for types, name in _COLLECTIVE.findall(text):
-        yield (
-            name,
-            max(
-                _BYTES.get(dtype, 4)
-                * int(np.prod([int(n) for n in sizes.split(",") if n]))
-                for dtype, sizes in re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", types)
-            ),
-        )
+        yield name, max(map(size_of, re.findall(r"[a-z]+\d*\[[\d,]*\]", types)))
 
 
 def held(tree):

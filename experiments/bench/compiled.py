@@ -111,7 +111,7 @@ def absent_gpu() -> Any:
 
 
 def programs(options: Options, device: Any) -> Iterator[tuple[str, str, Callable]]:
-    """Gives network, name and what compiles of each program."""
+    """Gives network, name and what lowers of each program."""
     lies = jax.sharding.SingleDeviceSharding(device)
     on_device = lambda tree: jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lies), tree
@@ -123,13 +123,11 @@ def programs(options: Options, device: Any) -> Iterator[tuple[str, str, Callable
             args = on_device((tree, mask, jax.ShapeDtypeStruct((), jnp.int32)))
             for scope in ("leaf", "global"):
                 cut = jaxprune.to_sparsity(jaxprune.magnitude, SPARSITY, scope=scope)
-                lower = partial(jax.jit(cut).lower, *args)
-                yield network, f"select {scope}", lambda f=lower: f().compile()
+                yield network, f"select {scope}", partial(jax.jit(cut).lower, *args)
         if "step" in options.programs:
             for side in ("plain", "dense", "pruned"):
                 step, args = step_of(network, side, options.batch)
-                lower = partial(step.lower, *on_device(args))
-                yield network, f"step {side}", lambda f=lower: f().compile()
+                yield network, f"step {side}", partial(step.lower, *on_device(args))
 
 
 def step_of(name: str, side: str, batch: int) -> tuple[Any, Any]:
@@ -226,10 +224,10 @@ def main(args: list[str] | None = None) -> int:
         return 1
     console = Console()
     rows = []
-    for network, name, compiled in programs(options, device):
+    for network, name, lower in programs(options, device):
         console.print(f"{network}, {name}: compiling", highlight=False)
         about = {"network": network, "program": name}
-        rows.append(about | row_of(compiled()))
+        rows.append(about | row_of(lower().compile()))
         rows[-1] |= {"device": device.device_kind, "jax": jax.__version__}
         write_csv(options.out, rows)
     table = Table(title=f"Compiled for {device.device_kind}, not run")
