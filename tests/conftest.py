@@ -1,4 +1,5 @@
 import os
+import time
 from collections import Counter
 
 import xla
@@ -29,16 +30,39 @@ def untyped(monkeypatch):
     monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
 
 
+# When .ci/run has no time left, in seconds since 1970: slow tests that would begin
+# later are skipped.
+_END = float(os.environ.get("JAXPRUNE_TESTS_END", "inf"))
+_NO_TIME = "no time left: JAXPRUNE_TESTS_END has passed"
+
+
+def pytest_collection_modifyitems(items):
+    """Begins with another test each time, so that each has its turn."""
+    if items and _END < float("inf"):
+        first = int(_END) % len(items)
+        items[:] = items[first:] + items[:first]
+
+
+def pytest_runtest_setup(item):
+    if "slow" in item.keywords and time.time() > _END:
+        pytest.skip(_NO_TIME)
+
+
 def _skipped(config):
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     return reporter.stats.get("skipped", []) if reporter else []
 
 
 def _lost_data(config):
-    """Data tests that were skipped although their folder is named."""
+    """Data tests that were skipped although their folder is named, and not for time."""
     reports = _skipped(config) if os.environ.get("JAXPRUNE_DATA") else []
     # The report of a module skipped as a whole has no keywords.
-    return [r.nodeid for r in reports if "data" in getattr(r, "keywords", ())]
+    return [
+        report.nodeid
+        for report in reports
+        if "data" in getattr(report, "keywords", ())
+        and _NO_TIME not in str(report.longrepr)
+    ]
 
 
 def pytest_sessionfinish(session):
