@@ -29,6 +29,7 @@ from experiments.config import Refused
 from experiments.data import decode as dec
 from experiments.data import transforms as tr
 from experiments.data.loader import Plan
+from experiments.data.memory import Memory
 
 
 DATA = os.environ.get("JAXPRUNE_DATA")
@@ -540,6 +541,40 @@ def test_on_devices(folder):
     same(take(iterator, 4), expected[2:6])
     plain = d.OnDevice(batches(folder, seed=None))
     assert len(list(plain)) == plain.steps_per_epoch == 6
+
+
+def test_memory_comes_back_when_nothing_refers_to_it():
+    memory = Memory((3, 5))
+    first = memory.take()
+    assert first.shape == (3, 5)
+    assert first.dtype == np.uint8
+    place = first.ctypes.data
+    assert place % 64 == 0
+    first[:] = 7
+    row = first[1:].view(np.int8)[0]
+    del first
+    second = memory.take()
+    second[:] = 9
+    assert second.ctypes.data != place
+    assert (row == 7).all()
+    del row
+    others = [np.empty(n, np.uint8) for n in range(15, 128)]  # would get freed memory
+    assert memory.take().ctypes.data == place
+    del others
+
+
+def test_batches_that_are_kept_do_not_change(folder):
+    # Each further epoch writes into memory that those before have left.
+    kept = list(d.OnDevice(batches(folder, seed=None)))
+    copies = [np.array(batch.image) for batch in kept]
+    for _ in range(3):
+        for batch, copy in zip(batches(folder, seed=None), copies, strict=True):
+            np.testing.assert_array_equal(batch.image, copy)
+            batch.image[:] = 255
+            del batch
+    for batch, copy in zip(kept, copies, strict=True):
+        np.testing.assert_array_equal(batch.image, copy)
+    assert not copies[-1][3].any()
 
 
 # Messages
