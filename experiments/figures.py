@@ -1,7 +1,6 @@
 """Pictures of a run, as PNG."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
+
+from experiments.files import whole_file
 
 
 _BLUE, _RED, _GREY = "#1f5fa8", "#c0392b", "#8a8a8a"
@@ -190,6 +191,5 @@ def attention(path: Path, mask: np.ndarray, title: str) -> None:
 
 def save(figure: Figure, path: Path) -> None:
     """Writes a picture whole."""
-    part = path.with_name(f".{path.name}.part")
-    figure.savefig(part, dpi=130, format="png")
-    os.replace(part, path)
+    with whole_file(path) as part:
+        figure.savefig(part, dpi=130, format="png")

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,11 +16,21 @@ from safetensors.numpy import load_file, save
 from experiments.config import Refused, Settings, as_dict, decisive, difference
 
 
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Gives another name beside a file's, and renames it when it is written."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text)
-    os.replace(part, path)
+    with whole_file(path) as part:
+        part.write_text(text)
 
 
 def save_weights(path: Path, params: Any, about: dict[str, str] | None = None) -> None:
@@ -29,18 +41,15 @@ def save_weights(path: Path, params: Any, about: dict[str, str] | None = None) -
         )
         for key, leaf in jax.tree_util.tree_leaves_with_path(params)
     }
-    part = path.with_name(f".{path.name}.part")
-    # `save_file` would let only the owner read it.
-    part.write_bytes(save(arrays, metadata=about))
-    os.replace(part, path)
+    with whole_file(path) as part:
+        # `save_file` would let only the owner read it.
+        part.write_bytes(save(arrays, metadata=about))
 
 
 def save_arrays(path: Path, **arrays: np.ndarray) -> None:
     """Writes arrays by name as npz."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
+    with whole_file(path) as part, part.open("wb") as file:
         np.savez(file, **cast(Any, arrays))
-    os.replace(part, path)
 
 
 def load_weights(path: Path, like: Any) -> Any:

@@ -1,7 +1,6 @@
 """How the pictures look: colors, shapes, and the file."""
 
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +8,8 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
+
+from experiments.files import whole_file
 
 
 GREY, DARK = "#8a8a8a", "#4a4a4a"
@@ -60,6 +61,5 @@ def save(figure: Figure, path: Path) -> None:
         few = image.convert("RGB").quantize(
             256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
         )
-    part = path.with_name(f".{path.name}.part")
-    few.save(part, format="PNG", optimize=True)
-    os.replace(part, path)
+    with whole_file(path) as part:
+        few.save(part, format="PNG", optimize=True)
