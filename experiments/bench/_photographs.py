@@ -1,4 +1,4 @@
-"""Parts of a source of photographs, and photographs made larger."""
+"""A part of a source of photographs, and photographs made larger."""
 
 import dataclasses
 import io
@@ -8,11 +8,10 @@ from experiments.data.sources import Source
 
 
 @dataclasses.dataclass(frozen=True)
-class Block:
-    """A part of a source, so that the pipeline reads the block that the others read."""
+class First:
+    """The first photographs of a source, which the pipeline reads too."""
 
     source: Source
-    begin: int
     length: int
 
     @property
@@ -23,10 +22,10 @@ class Block:
         return self.length
 
     def read(self, index: int) -> tuple[bytes, int]:
-        return self.source.read(self.begin + index)
+        return self.source.read(index)
 
     def name(self, index: int) -> str:
-        return self.source.name(self.begin + index)
+        return self.source.name(index)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,9 +4,10 @@
 
 One thread transforms blocks of photographs that lie in memory, with this project's
 transforms and with plain ones around PIL, OpenCV and simplejpeg, in turn; the pipeline
-reads the same files from disk, with threads, and hands batches to the device. Rates
-are medians over the blocks. Those per core are of CPU time, in which other work on the
-machine counts little, those a second of the clock on the wall.
+reads the files from disk, with threads, and hands batches to the device. It reads all
+of them in its turn, so that the start of its threads, which a training run has once,
+counts little. Rates are medians over the turns. Those per core are of CPU time, in
+which other work on the machine counts little, those a second of the clock on the wall.
 """
 
 import sys
@@ -34,7 +35,7 @@ from rich.table import Table
 
 from experiments.bench._common import hardware, interleave, usable_cores, write_csv
 from experiments.bench._decoders import DECODERS, plain_transform
-from experiments.bench._photographs import Block, enlarge
+from experiments.bench._photographs import First, enlarge
 from experiments.config import Refused
 from experiments.data.decode import decode
 from experiments.data.device import OnDevice
@@ -69,10 +70,10 @@ class Options:
     enlarge: int = 0
     #: Photographs in a block, timed as one.
     block: int = 96
-    #: Blocks timed of each.
+    #: Turns, each of a block.
     blocks: int = 20
     #: Photographs in a batch of the pipeline.
-    batch: int = 32
+    batch: int = 128
     #: Threads of the pipeline. None: one for each core.
     threads: int | None = None
     #: Training rates, in images a second, to tell the cores for.
@@ -97,14 +98,14 @@ def measure(source: Source, files: list[bytes], options: Options) -> dict[str, A
     """Times everything in turn.
 
     Returns:
-      (wall, CPU) seconds of each block, by (task, name).
+      (wall, CPU) seconds a photograph of each turn, by (task, name).
     """
     size, count = options.block, len(files) // options.block
     blocks = [files[i * size : (i + 1) * size] for i in range(count)]
-    functions: dict[tuple[str, str], Callable[[int], Any]] = {}
+    functions: dict[tuple[str, str], Callable[[int], int]] = {}
 
     def add(task: str, name: str, one: Callable[[bytes], Any]) -> None:
-        functions[task, name] = lambda i: [one(data) for data in blocks[i]]
+        functions[task, name] = lambda i: len([one(data) for data in blocks[i]])
 
     for name, function in ({OURS: decode} | DECODERS).items():
         add("decode", name, function)
@@ -116,7 +117,8 @@ def measure(source: Source, files: list[bytes], options: Options) -> dict[str, A
             if name != OURS:
                 transform = plain_transform(name, convention, train=train, resize=256)
             add(task, name, _into(transform, crop))
-        functions[task, PIPELINE] = _pipeline(source, ours, crop, options)
+        part = First(source, len(files))
+        functions[task, PIPELINE] = _pipeline(part, ours, crop, options)
     return _time(functions, count, options.blocks)
 
 
@@ -128,37 +130,49 @@ def _into(transform: Transform, crop: int) -> Callable[[bytes], Any]:
 
 def _pipeline(
     source: Source, transform: Transform, crop: int, options: Options
-) -> Callable[[int], Any]:
-    """Makes a function that runs one block through threads and to the device, whole.
+) -> Callable[[int], int]:
+    """Makes a function that runs a source through threads and to the device, whole.
 
-    It draws as training does, but ends with the block: nothing is read ahead while the
-    others are timed.
+    It draws as training does, but has an end: nothing is read ahead while the others
+    are timed.
     """
     threads = options.threads or usable_cores()
 
-    def run(block: int) -> Any:
-        part = Block(source, block * options.block, options.block)
-        plan = Plan(part, transform, crop, options.batch, Shard(), None)
+    def run(turn: int) -> int:
+        del turn
+        plan = Plan(source, transform, crop, options.batch, Shard(), None)
         for batch in OnDevice(Batches(plan, threads=threads)):
             batch.image.block_until_ready()
+        return len(source)
 
     return run
 
 
-def _time(functions: dict[Any, Callable[[int], Any]], count: int, repeats: int) -> Any:
+def _time(functions: dict[Any, Callable[[int], int]], count: int, repeats: int) -> Any:
+    """Calls each with the number of a block, in turn; they count the photographs."""
     cpu: dict[Any, list[float]] = {name: [] for name in functions}
+    photographs: dict[Any, list[int]] = {name: [] for name in functions}
 
     def timed(name: Any) -> Callable[[], None]:
         def call() -> None:
             begin = time.process_time()
-            functions[name](len(cpu[name]) % count)
+            done = functions[name](len(cpu[name]) % count)
             cpu[name].append(time.process_time() - begin)
+            photographs[name].append(done)
 
         return call
 
     wall = interleave({name: timed(name) for name in functions}, repeats)
     return {
-        name: list(zip(wall[name], cpu[name][-repeats:], strict=True))
+        name: [
+            (w / n, c / n)
+            for w, c, n in zip(
+                wall[name],
+                cpu[name][-repeats:],
+                photographs[name][-repeats:],
+                strict=True,
+            )
+        ]
         for name in functions
     }
 
@@ -172,8 +186,8 @@ def make_rows(times: dict[Any, Any], options: Options) -> list[dict[str, Any]]:
             {
                 "task": task,
                 "name": name,
-                "per_second": options.block / statistics.median(w for w, _ in pairs),
-                "per_core": options.block / statistics.median(c for _, c in pairs),
+                "per_second": 1 / statistics.median(w for w, _ in pairs),
+                "per_core": 1 / statistics.median(c for _, c in pairs),
                 "ratio": statistics.median(
                     a / c for a, (_, c) in zip(ours, pairs, strict=True)
                 ),
