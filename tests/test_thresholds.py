@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxprune
+from jaxprune._deviation import _compensated
 from jaxprune._sample import sample
 
 
@@ -276,6 +277,17 @@ def test_of_equal_weights_the_first_are_kept(keep, expected):
     np.testing.assert_array_equal(masks(schedule, {"w": w})["w"], expected)
 
 
+@pytest.mark.parametrize("keep", range(1, 9))
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_floor_of_equal_live_weights_counts_them_one_by_one(keep, value):
+    params = {"w": jnp.full((2, 6), value), "others": jnp.full((5, 20), 9.0)}
+    dense = jaxprune.dense_mask(params)
+    live = np.array([[0, 0, 0, 1, 1, 1], [0, 1, 1, 1, 1, 1]], bool)
+    schedule = magnitude_to(0.95, scope="global", min_keep=keep)
+    found = masks(schedule, params, dense | {"w": jnp.array(live)})["w"]
+    np.testing.assert_array_equal(found.ravel(), live.ravel() & (live.cumsum() <= keep))
+
+
 def test_min_keep_does_not_revive():
     mask = {"w": jnp.array([[True] * 2 + [False] * 8]), "big": jnp.ones((3, 40), bool)}
     params = {"w": TEN["w"] / 100, "big": jnp.full((3, 40), 9.0)}
@@ -523,3 +535,11 @@ def test_a_deviation_has_a_gradient(monkeypatch, cpu, rows):
     np.testing.assert_allclose(value, live.std(), rtol=1e-6)
     expected = np.where(mask["w"], (w - live.mean()) / (live.size * live.std()), 0)
     np.testing.assert_allclose(grad["w"], expected, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(2002,), (2, 1001), (7, 2, 143)])
+def test_what_rounding_loses_of_a_sum_is_added_again(shape):
+    """Beside 2**24 a float32 has no room for a one."""
+    terms = np.ones(shape, np.float32)
+    terms.flat[0] = 2.0**24
+    assert jax.jit(_compensated)(terms) == np.float32(terms.sum(dtype=np.float64))
