@@ -759,7 +759,7 @@ def test_bench(folder, tmp_path, capsys):
     arguments += f" --rates 700 --enlarge 60 --threads 1 --out {out}"
     assert bench.main(arguments.split()) == 0
     rows = list(csv.DictReader(out.open()))
-    assert len(rows) == 4 + 4 * 5
+    assert len(rows) == 4 + 4 * 6
     assert {row["task"] for row in rows} == {"decode", *bench.TASKS}
     for row in rows:
         assert float(row["per_core"]) > 0
@@ -769,6 +769,21 @@ def test_bench(folder, tmp_path, capsys):
         if row["name"] == bench.OURS:
             assert float(row["ratio"]) == 1
     assert "700 images/s: " in capsys.readouterr().out
+
+
+def test_bench_compares_the_pipeline_with_as_many_threads():
+    turns = {bench.OURS: 0.002, bench.BARE: 0.004, bench.PIPELINE: 0.005, "PIL": 0.008}
+    times = {("caffe eval", name): [(0.1, cpu)] * 3 for name, cpu in turns.items()}
+    rows = bench.make_rows(times, bench.Options(threads=3))
+    found = {
+        row["name"]: (row["per_core"], row["ratio"], row["threads"]) for row in rows
+    }
+    assert found == {
+        bench.OURS: (500, 1, 1),
+        bench.BARE: (250, 0.5, 3),
+        bench.PIPELINE: (200, 0.8, 3),
+        "PIL": (125, 0.25, 1),
+    }
 
 
 def test_bench_counts_cores():

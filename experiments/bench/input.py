@@ -6,8 +6,10 @@ One thread transforms blocks of photographs that lie in memory, with this projec
 transforms and with plain ones around PIL, OpenCV and simplejpeg, in turn; the pipeline
 reads the files from disk, with threads, and hands batches to the device. It reads all
 of them in its turn, so that the start of its threads, which a training run has once,
-counts little. Rates are medians over the turns. Those per core are of CPU time, in
-which other work on the machine counts little, those a second of the clock on the wall.
+counts little, and is compared with the bare transform in as many threads: busy cores
+share caches and memory, whatever they do. Rates are medians over the turns. Those per
+core are of CPU time, in which other work on the machine counts little, those a second
+of the clock on the wall.
 """
 
 import sys
@@ -25,6 +27,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +49,8 @@ from experiments.data.transforms import Convention, Transform, crop_of, make_tra
 
 
 OURS = "jaxprune"
+# Both with --threads: the transform of photographs in memory, and the whole.
+BARE = "transform"
 PIPELINE = "pipeline"
 TASKS: dict[str, tuple[Convention, bool]] = {
     f"{convention} {'train' if train else 'eval'}": (convention, train)
@@ -117,8 +122,10 @@ def measure(source: Source, files: list[bytes], options: Options) -> dict[str, A
             if name != OURS:
                 transform = plain_transform(name, convention, train=train, resize=256)
             add(task, name, _into(transform, crop))
+        threads = options.threads or usable_cores()
+        functions[task, BARE] = _bare(files, ours, crop, threads)
         part = First(source, len(files))
-        functions[task, PIPELINE] = _pipeline(part, ours, crop, options)
+        functions[task, PIPELINE] = _pipeline(part, ours, crop, options.batch, threads)
     return _time(functions, count, options.blocks)
 
 
@@ -128,21 +135,39 @@ def _into(transform: Transform, crop: int) -> Callable[[bytes], Any]:
     return lambda data: transform(data, random.Random(next(draws)), out)
 
 
+def _bare(
+    files: list[bytes], transform: Transform, crop: int, threads: int
+) -> Callable[[int], int]:
+    """Makes a function that transforms all photographs in threads, a part in each."""
+
+    def part(first: int) -> None:
+        one = _into(transform, crop)
+        for data in files[first::threads]:
+            one(data)
+
+    def run(turn: int) -> int:
+        del turn
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(part, range(threads)))
+        return len(files)
+
+    return run
+
+
 def _pipeline(
-    source: Source, transform: Transform, crop: int, options: Options
+    source: Source, transform: Transform, crop: int, batch: int, threads: int
 ) -> Callable[[int], int]:
     """Makes a function that runs a source through threads and to the device, whole.
 
     It draws as training does, but has an end: nothing is read ahead while the others
     are timed.
     """
-    threads = options.threads or usable_cores()
 
     def run(turn: int) -> int:
         del turn
-        plan = Plan(source, transform, crop, options.batch, Shard(), None)
-        for batch in OnDevice(Batches(plan, threads=threads)):
-            batch.image.block_until_ready()
+        plan = Plan(source, transform, crop, batch, Shard(), None)
+        for made in OnDevice(Batches(plan, threads=threads)):
+            made.image.block_until_ready()
         return len(source)
 
     return run
@@ -178,10 +203,14 @@ def _time(functions: dict[Any, Callable[[int], int]], count: int, repeats: int) 
 
 
 def make_rows(times: dict[Any, Any], options: Options) -> list[dict[str, Any]]:
-    """Makes a row of each task and name; `ratio` is to jaxprune's rate per core."""
+    """Makes a row of each task and name.
+
+    `ratio` is to jaxprune's rate per core, the pipeline's to that of the same number of
+    threads.
+    """
     rows = []
     for (task, name), pairs in times.items():
-        ours = [cpu for _, cpu in times[task, OURS]]
+        ours = [cpu for _, cpu in times[task, BARE if name == PIPELINE else OURS]]
         rows.append(
             {
                 "task": task,
@@ -192,7 +221,7 @@ def make_rows(times: dict[Any, Any], options: Options) -> list[dict[str, Any]]:
                     a / c for a, (_, c) in zip(ours, pairs, strict=True)
                 ),
                 "threads": (options.threads or usable_cores())
-                if name == PIPELINE
+                if name in (BARE, PIPELINE)
                 else 1,
             }
         )
@@ -277,7 +306,9 @@ def report(
     for row in rows:
         table.add_row(
             row["task"],
-            row["name"] + (f", {row['threads']} threads" * (row["name"] == PIPELINE)),
+            f"{row['name']}, {row['threads']} threads"
+            if row["name"] in (BARE, PIPELINE)
+            else row["name"],
             f"{row['per_second']:.0f}",
             f"{row['per_core']:.0f}",
             f"{row['ratio']:.2f}",

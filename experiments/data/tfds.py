@@ -1,6 +1,7 @@
 """Data sets of TFDS in the ArrayRecord format, read without TensorFlow."""
 
 import contextlib
+import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,13 +40,17 @@ class Records:
         return place
 
     def _features(self, index: int) -> Any:
-        from tensorflow_datasets.proto import tf_example_pb2
-
-        example: Any = tf_example_pb2
         try:
-            return example.Example.FromString(self.records[index]).features.feature
+            return _example().FromString(self.records[index]).features.feature
         except Exception as error:  # array_record and protobuf have their own kinds
             raise Broken(f"{type(error).__name__}: {error}") from error
+
+
+@functools.cache  # asked for at every record
+def _example() -> Any:
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    return tf_example_pb2.Example  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def tfds_folder(root: Path, dataset: str) -> Path | None:
