@@ -1,8 +1,9 @@
 """A small network on images that are drawn, for tests of the training loop.
 
-Run as a program it trains as one of several processes:
+Run as a program it trains as one of several processes, which without the last three are
+told by the environment:
 
-    python small_task.py FOLDER MESH COORDINATOR PROCESSES PROCESS
+    python small_task.py FOLDER MESH [COORDINATOR PROCESSES PROCESS]
 """
 
 import sys
@@ -127,10 +128,10 @@ def fit(folder: Path, mesh: str = "data=1", config=CONFIG, fsdp=False, **given):
 
 
 if __name__ == "__main__":
-    folder, mesh, coordinator, processes, process = sys.argv[1:6]
-    start_processes(
-        Devices(mesh, True, 1, "float32", coordinator, int(processes), int(process))
-    )
+    folder, mesh, *where = sys.argv[1:]
+    coordinator, processes, process = where or [None] * 3
+    numbers = (int(processes), int(process)) if where else (None, None)
+    start_processes(Devices(mesh, True, 1, "float32", coordinator, *numbers))
     fitted = fit(Path(folder), mesh, fsdp=True)
     leaves = jax.tree_util.tree_leaves_with_path({"p": fitted.params, "m": fitted.mask})
     arrays = {jax.tree_util.keystr(k, simple=True, separator="/"): v for k, v in leaves}

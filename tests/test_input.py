@@ -155,6 +155,26 @@ def test_rows_that_only_the_filter_reaches_are_decoded():
     assert distance(ours, expected).max() <= 2
 
 
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        ("RGB", {}),
+        ("RGB", {"progressive": True}),
+        ("RGB", {"exif": b"Exif\0\0" + bytes(3000), "comment": b"x" * 300}),
+        ("RGB", {"subsampling": 0}),
+        ("L", {}),
+    ],
+)
+def test_usual_jpegs_need_no_pillow(mode, options, monkeypatch):
+    data = encoded(picture(70, 90).convert(mode), **options)
+    expected = rgb(data)
+    monkeypatch.setattr(dec, "_open", lambda data: pytest.fail("Pillow was asked"))
+    assert dec.size(data) == (70, 90)
+    assert distance(dec.decode(data), expected).max() <= 2
+    # Whose shorter side stays at 16 or more: a quarter of the size.
+    assert dec.decode_box(data, dec.Box(0, 0, 70, 90), 16).shape == (18, 23, 3)
+
+
 def test_every_place_of_a_crop_is_drawn():
     pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     data = encoded(Image.fromarray(pixels), "PNG")

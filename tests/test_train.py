@@ -1,10 +1,12 @@
 """The loop on devices: meshes, accumulation, transfers, signals, checkpoints."""
 
+import contextlib
 import dataclasses
 import math
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -509,32 +511,54 @@ def test_a_checkpoint_is_written_when_the_time_is_up(tmp_path):
 # Processes
 
 
-def launch(folder, port, *, processes=2, resume=False):
+def launch(folder, *told):
+    """Starts two processes, each told by flags and by variables which it is."""
     env = {
         **os.environ,
         "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // processes}",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
         "JAX_PLATFORMS": "cpu",
     }
     return [
         subprocess.Popen(
-            [sys.executable, str(HERE / "small_task.py"), str(folder),
-             "data=2,model=2", f"127.0.0.1:{port}", str(processes), str(process)],
-            env=env,
+            [sys.executable, str(HERE / "small_task.py"), str(folder), "data=2,model=2",
+             *flags],
+            env=env | variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for process in range(processes)
+        for flags, variables in told
     ]  # fmt: skip
 
 
-def free_port():
-    import socket
+def by_flags():
+    port = free_port(range(1))
+    return [([f"127.0.0.1:{port}", "2", str(process)], {}) for process in range(2)]
 
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+
+def by_slurm():
+    """What Slurm tells the tasks of `srun --ntasks=2`, as far as JAX asks."""
+    # JAX's port follows from the number of the job.
+    port = free_port(range(61440, 65536))
+    common = {
+        "SLURM_JOB_ID": str(port - 61440),
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2",
+    }
+    return [
+        ([], common | {"SLURM_PROCID": str(task), "SLURM_LOCALID": str(task)})
+        for task in range(2)
+    ]
+
+
+def free_port(ports):
+    """Finds a port nobody listens at; 0 stands for any."""
+    for port in ports:
+        with contextlib.suppress(OSError), socket.socket() as found:
+            found.bind(("127.0.0.1", port))
+            return found.getsockname()[1]
+    raise AssertionError("no port is free")
 
 
 def ended(processes):
@@ -545,7 +569,7 @@ def ended(processes):
 
 @pytest.mark.slow
 def test_two_processes_prune_as_one_and_survive_a_kill(tmp_path):
-    ended(launch(tmp_path / "two", free_port()))
+    ended(launch(tmp_path / "two", *by_slurm()))
     two = np.load(tmp_path / "two" / "fitted.npz")
     one = small_task.fit(tmp_path / "one", "data=1")
     judge = small_task.make_task(make_layout()).judge
@@ -558,7 +582,7 @@ def test_two_processes_prune_as_one_and_survive_a_kill(tmp_path):
         )
 
     killed = tmp_path / "killed"
-    processes = launch(killed, free_port())
+    processes = launch(killed, *by_flags())
     deadline = time.monotonic() + 240
     while not (killed / "checkpoints" / "8").exists():
         assert time.monotonic() < deadline
@@ -569,7 +593,7 @@ def test_two_processes_prune_as_one_and_survive_a_kill(tmp_path):
         process.kill()
         process.communicate()
     assert not (killed / "fitted.npz").exists()
-    ended(launch(killed, free_port()))
+    ended(launch(killed, *by_flags()))
     again = np.load(killed / "fitted.npz")
     for name, array in two.items():
         assert array.tobytes() == again[name].tobytes(), name
