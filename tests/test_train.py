@@ -283,6 +283,15 @@ def test_a_line_of_the_log_is_numpys():
         sound(state, 2)
 
 
+def test_a_run_that_diverges_at_once_names_step_0():
+    made, state = penalized()
+    step = made(1)
+    for _ in range(2):
+        state = step(state, Examples(jnp.full((2, 16), jnp.inf), jnp.array([3, 5])))
+    with pytest.raises(Diverged, match="not finite at step 0 "):
+        sound(state, None)
+
+
 def test_each_step_and_each_part_draws_anew():
     made, state = penalized(draws=True)
     step = made(32)  # of one image each, which has the first of two classes
