@@ -346,6 +346,60 @@ def test_activations_that_compare(function):
     assert not {"TRANSPOSE", "RESHAPE", "STRIDED_SLICE"} & set(ops)
 
 
+ROOT = 2**0.5
+
+
+@pytest.mark.parametrize(
+    ("function", "more"),
+    [
+        (lambda x: nn.gelu(x, approximate=False), 0),
+        (lambda x: 0.5 * x * (1 + lax.erf(x / ROOT)), 0),
+        (lambda x: x * (0.5 + lax.erf(x / ROOT) * 0.5), 0),
+        (lambda x: x * lax.erfc(-x / ROOT), 1),
+        (lambda x: nn.gelu(1.7 * x, approximate=False), 1),
+        (lambda x: nn.gelu(-x, approximate=False) / 3, 2),
+        (lambda x: nn.gelu(nn.relu(x), approximate=False), 0),
+    ],
+)
+@pytest.mark.parametrize("bias", [True, False])
+def test_exact_gelu(function, more, bias):
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = function(nn.Conv(8, (3, 3), use_bias=bias)(x))
+            x = function(nn.Dense(7, use_bias=bias)(x.reshape(x.shape[0], -1)))
+            return nn.Dense(5)(x)
+
+    ops = check(*pruned(Net(), (6, 5, 4), density=0.6), (6, 5, 4))
+    assert ops.count("GELU") == 2
+    assert sum(op in ("MUL", "DIV", "NEG") for op in ops) == 2 * more
+    # What a GELU reads twice is computed once.
+    assert [ops.count(op) for op in ("CONV_2D", "FULLY_CONNECTED")] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lax.erf,
+        lambda x: x * lax.erf(x),
+        lambda x: x * (1 + lax.erf(nn.relu(x) / ROOT)),
+        lambda x: x * (1.1 + lax.erf(x / ROOT)),
+        lambda x: x * nn.relu(1 + lax.erf(x / ROOT)),
+    ],
+)
+def test_erf_is_refused_without_gelu(function):
+    with pytest.raises(ValueError, match=r"has erf of \(1, 6\), which only a GELU may"):
+        litert_bytes(lambda params, x: function(x), {}, (6,))
+
+
+def test_constants_wider_than_an_activation():
+    row = np.arange(5, dtype=np.float32)
+    ops = check(lambda params, x: (x[:, :1] * row - x[:, 1:2]) + row / 2, {}, (6,))
+    assert "MUL" in ops
+    ops = check(lambda params, x: row + x[:, :1], {}, (6,))
+    assert "ADD" in ops
+
+
 def larger(a, b, also=None):
     return jnp.where(a > b if also is None else (a > b) | also, a, b)
 

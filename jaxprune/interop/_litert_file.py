@@ -30,6 +30,7 @@ _OPERATORS = {
     "eq": ("EQUAL", 1, None),
     "exp": ("EXP", 1, None),
     "ge": ("GREATER_EQUAL", 1, None),
+    "gelu": ("GELU", 1, "GeluOptions"),
     "gt": ("GREATER", 1, None),
     "largest": ("REDUCE_MAX", 1, "ReducerOptions"),
     "le": ("LESS_EQUAL", 1, None),
@@ -190,6 +191,10 @@ class _Writer:
         if node.kind == "pad":
             fill = np.array([node.options["fill"]], np.float32)
             inputs = [*inputs, self.tensor(f"fill{made}", (1,), fill)]
+        if node.kind not in _OPERATORS:
+            raise ValueError(
+                f"it has {node.kind} of {node.shape}, which only a GELU may have"
+            )
         if node.kind not in self.kinds:
             self.kinds.append(node.kind)
         operator = self.schema.OperatorT()

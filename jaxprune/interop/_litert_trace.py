@@ -28,12 +28,15 @@ from jaxprune.interop._litert_layers import (
     window_max,
     window_sum,
 )
-from jaxprune.interop._litert_nodes import (
-    Node,
-    added,
-    rectified,
-    shortest,
+from jaxprune.interop._litert_math import (
+    add,
+    beside_one,
+    binary,
+    power,
+    total,
+    unary,
 )
+from jaxprune.interop._litert_nodes import Node, rectified
 from jaxprune.interop._litert_views import (
     MOVES,
     Test,
@@ -116,14 +119,14 @@ def _max(walk: Walk, step: Step) -> View:
         same, fill = joined_fill([one, other])
         if same:
             return View(one.of, np.concatenate([one.at, other.at]), fill)
-        return _binary("max")(walk, step)
+        return binary("max")(walk, step)
     one_known = isinstance(one, np.ndarray)
     constant, slot = (one if one_known else other), step.inputs[-1 if one_known else -2]
     view = view_of(walk, slot)
     if np.all(constant == -np.inf):
         return view
     if np.any(constant != 0):
-        return _binary("max")(walk, step)
+        return binary("max")(walk, step)
     of, at, fill = view
     if isinstance(of, Product) or fill is not None:
         of, at = source_of(walk, slot)
@@ -145,81 +148,6 @@ def _select(walk: Walk, step: Step) -> View:
     return whole(Node("select", shape, (given, *cases)))
 
 
-def _add(walk: Walk, step: Step) -> View:
-    for slot, other in (step.inputs, step.inputs[::-1]):
-        if isinstance(walk.values[other], np.ndarray):
-            node, at = source_of(walk, slot)
-            constant = _turned(walk.values[other], at, node.shape)
-            return View(added(node, constant), at)
-    return _binary("add")(walk, step)
-
-
-def _binary(kind: str) -> Callable[[Walk, Step], View]:
-    def rule(walk: Walk, step: Step) -> View:
-        slots = step.inputs[-2:]
-        constant = [isinstance(walk.values[slot], np.ndarray) for slot in slots]
-        if not any(constant):
-            operands = tuple(node_of(walk, slot) for slot in slots)
-            shape = walk.program.types[step.outputs[0]].shape
-            return whole(Node(kind, shape, operands))
-        node, at = source_of(walk, slots[constant.index(False)])
-        operands = tuple(
-            shortest(_turned(walk.values[slot], at, node.shape), node.shape)
-            if known
-            else node
-            for slot, known in zip(slots, constant, strict=True)
-        )
-        return View(Node(kind, node.shape, operands), at)
-
-    return rule
-
-
-def _turned(constant: Any, at: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Gives a constant in the order of the tensor whose numbers are `at` of a value."""
-    turned = np.empty(at.size, np.float32)
-    turned[at.ravel()] = np.broadcast_to(constant, at.shape[1:]).ravel()
-    return turned.reshape(shape)
-
-
-def _unary(kind: str) -> Callable[[Walk, Step], View]:
-    def rule(walk: Walk, step: Step) -> View:
-        node, at = source_of(walk, step.inputs[0])
-        return View(Node(kind, node.shape, (node,)), at)
-
-    return rule
-
-
-def _power(walk: Walk, step: Step) -> View:
-    node, at = source_of(walk, step.inputs[0])
-    power, made = step.params.get("y", 2), node
-    if power == 0:
-        raise ValueError("it raises activations to the power 0")
-    for _ in range(abs(power) - 1):
-        made = Node("mul", node.shape, (made, node))
-    if power < 0:
-        made = Node("div", node.shape, (np.ones(1, np.float32), made))
-    return View(made, at)
-
-
-def _beside_one(kind: str) -> Callable[[Walk, Step], View]:
-    """Computes exp(x) - 1 or log(1 + x), less exactly than JAX does near 0."""
-
-    def rule(walk: Walk, step: Step) -> View:
-        node, at = source_of(walk, step.inputs[0])
-        one = np.ones(1, np.float32)
-        if kind == "log":
-            return View(Node("log", node.shape, (added(node, one),)), at)
-        return View(added(Node("exp", node.shape, (node,)), -one), at)
-
-    return rule
-
-
-def _sum(walk: Walk, step: Step) -> View:
-    x, axes = node_of(walk, step.inputs[0]), np.array(step.params["axes"], np.int32)
-    shape = walk.program.types[step.outputs[0]].shape
-    return whole(Node("sum", shape, (x, axes)))
-
-
 def _same(walk: Walk, step: Step) -> View:
     if step.params["new_dtype"] != np.float32:
         raise ValueError(f"it computes in {step.params['new_dtype']}, expected float32")
@@ -231,7 +159,9 @@ def _same(walk: Walk, step: Step) -> View:
     return view_of(walk, step.inputs[0])
 
 
-_UNARY = ("abs", "exp", "log", "logistic", "neg", "rsqrt", "sqrt", "tanh")
+_UNARY = (
+    *("abs", "erf", "erfc", "exp", "log", "logistic", "neg", "rsqrt", "sqrt", "tanh"),
+)
 _RULES: dict[str, Callable[[Walk, Step], Value]] = {
     "dot_general": product,
     "conv_general_dilated": convolve,
@@ -242,12 +172,12 @@ _RULES: dict[str, Callable[[Walk, Step], Value]] = {
     "select_n": _select,
     **dict.fromkeys(("gt", "ge", "lt", "le", "eq", "ne"), compare),
     **dict.fromkeys(("or", "and", "not"), logical),
-    "add": _add,
-    **{kind: _binary(kind) for kind in ("sub", "mul", "div", "min")},
-    **{kind: _unary(kind) for kind in _UNARY},
-    **dict.fromkeys(("square", "integer_pow"), _power),
-    "expm1": _beside_one("exp"),
-    "log1p": _beside_one("log"),
-    "reduce_sum": _sum,
+    "add": add,
+    **{kind: binary(kind) for kind in ("sub", "mul", "div", "min")},
+    **{kind: unary(kind) for kind in _UNARY},
+    **dict.fromkeys(("square", "integer_pow"), power),
+    "expm1": beside_one("exp"),
+    "log1p": beside_one("log"),
+    "reduce_sum": total,
     "convert_element_type": _same,
 }

@@ -102,6 +102,7 @@ def source_of(walk: Walk, slot: int) -> tuple[Node, np.ndarray]:
     of, at, _ = view_of(walk, slot)
     if isinstance(of, Product) and len(at) == 1 and convolution(of, at) is None:
         of = _product(of) or of
+        walk.values[slot] = View(of, at)  # so that it is computed once
     if isinstance(of, Node) and len(at) == 1:
         places = np.arange(np.prod(of.shape))
         if np.array_equal(np.sort(at, None), places):
