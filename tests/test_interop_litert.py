@@ -238,7 +238,8 @@ def test_the_sparse_file_is_small(tmp_path):
         ),
         (lambda p, x: (x, x), "it has 2 outputs, expected one"),
         (lambda p, x: x.mean(0), r"shape \(6, 5, 4\) for a batch of 1"),
-        (lambda p, x: jnp.einsum("bhwc,bhwc->b", x, x), "activations with activat"),
+        (lambda p, x: jnp.einsum("bhwc,dhwc->bd", x, x), "of different examples"),
+        (lambda p, x: jnp.einsum("bhwc,hwc->bhw", x, p["w"]), "by its own matrix"),
         (lambda p, x: x[:, ::-1], r"shape \(1, 6, 5, 4\) are moved"),
         (lambda p, x: x.astype(jnp.float16), "computes in float16, expected float32"),
         (lambda p, x: jnp.where(x.sum() > 1, x, p["w"]), "whole arrays by one test"),
@@ -390,6 +391,153 @@ def test_exact_gelu(function, more, bias):
 def test_erf_is_refused_without_gelu(function):
     with pytest.raises(ValueError, match=r"has erf of \(1, 6\), which only a GELU may"):
         litert_bytes(lambda params, x: function(x), {}, (6,))
+
+
+class Attention(nn.Module):
+    """A vision transformer of one block, with two heads."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(8, (4, 4), (4, 4))(x).reshape(x.shape[0], -1, 8)
+        x += self.param("place", nn.initializers.normal(1.0), (1, x.shape[1], 8))
+        y = nn.LayerNorm()(x)
+        x += nn.MultiHeadDotProductAttention(num_heads=2, qkv_features=12)(y, y)
+        y = nn.Dense(16)(nn.LayerNorm()(x))
+        x += nn.Dense(8)(nn.gelu(y, approximate=False))
+        return nn.Dense(5)(x.mean(1))
+
+
+def test_vision_transformer():
+    ops = check(*pruned(Attention(), (12, 8, 3)), (12, 8, 3))
+    assert ops.count("CONV_2D") == 1
+    assert ops.count("BATCH_MATMUL") == 2
+    assert ops.count("FULLY_CONNECTED") == 4 + 2 + 1
+    assert ops.count("GELU") == 1
+
+
+def by_heads_first(x):
+    """The axis of the batch is the second of those that both sides share."""
+    return lax.dot_general(x, jnp.tanh(x), (((3,), (3,)), ((2, 0), (2, 0))))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        *(
+            lambda x, way=way: jnp.einsum(way, x, jnp.tanh(x))
+            for way in (
+                "bqhd,bkhd->bhqk",
+                "bqhd,bhkd->bqk",
+                "bhkd,bhkd->b",
+                "bqhd,bkld->bqhkl",
+                "bhij,bhij->bij",
+            )
+        ),
+        lambda x: jnp.einsum("bqd,bk->bqdk", x[:, :, 0], x[:, 0, 0]),
+        lambda x: by_heads_first(x).transpose(1, 0, 3, 2),
+        lambda x: jnp.matmul(x @ EYE[:4, :3], x[:, :, 1:4]),
+    ],
+)
+def test_products_of_activations(function):
+    apply = lambda params, x: function(x)
+    assert check(apply, {}, (5, 5, 4)).count("BATCH_MATMUL") == 1
+
+
+def test_dense_layers_of_several_axes():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.DenseGeneral((2, 3))(x)  # (batch, 6, 5, 2, 3)
+            x = nn.DenseGeneral(4, axis=(-2, -1))(jnp.tanh(x).transpose(0, 2, 1, 3, 4))
+            return nn.DenseGeneral(7, axis=(1, 3))(x)
+
+    ops = check(*pruned(Net(), (6, 5, 4)), (6, 5, 4))
+    assert ops.count("FULLY_CONNECTED") == 3
+
+
+def turned(shape, axes):
+    return lambda x: x.reshape(x.shape[0], *shape).transpose(axes)
+
+
+@pytest.mark.parametrize(
+    ("move", "operators"),
+    [
+        (turned((2, 15, 4), (0, 3, 1, 2)), {"RESHAPE", "TRANSPOSE"}),
+        (turned((2, 3, 5, 4), (0, 2, 4, 1, 3)), {"RESHAPE", "TRANSPOSE"}),
+        (turned((2, 3, 20), (0, 3, 2, 1)), {"RESHAPE", "TRANSPOSE"}),
+        (lambda x: x[:, 3], {"RESHAPE", "STRIDED_SLICE"}),
+        (lambda x: x[:, :, 2, 1:], {"RESHAPE", "STRIDED_SLICE"}),
+        # Queries, keys and values from one dense layer.
+        (
+            lambda x: turned((15, 2, 2, 2), (0, 2, 3, 1, 4))(x)[:, 1],
+            {"RESHAPE", "STRIDED_SLICE", "TRANSPOSE"},
+        ),
+        (
+            lambda x: turned((3, 7), (0, 2, 1))(x.reshape(-1, 120)[:, 13:34]),
+            {"RESHAPE", "STRIDED_SLICE", "TRANSPOSE"},
+        ),
+        # The last row is cut short.
+        (lambda x: x.reshape(-1, 120)[:, 61:].reshape(-1, 59)[:, 3:], None),
+        (lambda x: turned((9, 13), (0, 2, 1))(x.reshape(-1, 120)[:, 2:-1]), None),
+        (lambda x: x.reshape(-1, 24, 5)[:, 1::2, 1:3].transpose(0, 2, 1), None),
+        (lambda x: x.reshape(-1, 10, 12)[:, 7:, 5].reshape(-1, 3, 1), None),
+        (lambda x: x.reshape(-1, 8, 15)[:, 2:5, 4:9].transpose(0, 2, 1)[:, 1:], None),
+    ],
+)
+def test_numbers_that_are_moved(move, operators):
+    ops = check(lambda params, x: jnp.tanh(move(jnp.tanh(x))), {}, (6, 5, 4))
+    assert operators is None or set(ops) - {"TANH", "DELEGATE"} == operators
+
+
+@pytest.mark.slow
+def test_numbers_moved_at_random():
+    """What is written computes the same; most can be."""
+    rng, written, asked = np.random.default_rng(0), 0, 150
+    for _ in range(asked):
+        moves = []
+        shape = [6, 5, 4]
+        for _ in range(rng.integers(1, 4)):
+            kind = rng.integers(3)
+            if kind == 0:  # an axis in two
+                axis = int(rng.integers(len(shape)))
+                parts = [k for k in range(2, shape[axis]) if shape[axis] % k == 0]
+                if parts:
+                    k = int(rng.choice(parts))
+                    shape[axis : axis + 1] = [k, shape[axis] // k]
+                moves.append(("reshape", tuple(shape)))
+            elif kind == 1:
+                axes = rng.permutation(len(shape))
+                shape = [shape[i] for i in axes]
+                moves.append(("transpose", (0, *(int(i) + 1 for i in axes))))
+            else:
+                begin = [int(rng.integers(n)) for n in shape]
+                end = [
+                    int(rng.integers(b, n)) + 1
+                    for b, n in zip(begin, shape, strict=True)
+                ]
+                shape = [e - b for b, e in zip(begin, end, strict=True)]
+                moves.append(("slice", list(map(slice, begin, end))))
+
+        def apply(params, x, moves=moves):
+            x = jnp.tanh(x)
+            for kind, how in moves:
+                if kind == "slice":
+                    x = x[(slice(None), *how)]
+                else:
+                    how = (x.shape[0], *how) if kind == "reshape" else how
+                    x = getattr(x, kind)(how)
+            return x * 2
+
+        x = rng.normal(size=(3, 6, 5, 4)).astype(np.float32)
+        try:
+            data = litert_bytes(apply, {}, (6, 5, 4))
+        except ValueError as error:
+            if "are moved" not in str(error):
+                raise
+            continue
+        written += 1
+        np.testing.assert_allclose(run_litert(data, x), apply({}, x), rtol=1e-5)
+    assert written > 0.9 * asked
 
 
 def test_constants_wider_than_an_activation():

@@ -31,14 +31,15 @@ def write_litert(
 ) -> None:
     """Writes a net that LiteRT runs, whole or not at all.
 
-    What can be written: convolutions over (batch, height, width, channels), grouped
-    and depthwise ones too, dense layers, max and average pooling, local response
+    What can be written: convolutions over (batch, height, width, channels), grouped and
+    depthwise ones too, dense layers, over several axes too, products of activations
+    with each other, as attention has them, max and average pooling, local response
     normalisation, batch normalisation by constants, ReLU, GELU, sigmoid, tanh,
     exponentials, logarithms, roots, whole powers, sums, differences, products,
     quotients, maxima and minima of activations, sums and maxima over axes, and softmax
     by these, what selects number by number by a comparison, as ELU, leaky ReLU and
-    softplus do, slices, borders, flatten and concatenation; all in float32, whichever
-    way the function writes them.
+    softplus do, slices, borders, transposes, flatten and concatenation; all in float32,
+    whichever way the function writes them.
     The file's input and output have the function's shapes; the batch is 1 until the
     interpreter's `resize_tensor_input`.
 

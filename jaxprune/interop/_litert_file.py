@@ -37,6 +37,7 @@ _OPERATORS = {
     "log": ("LOG", 1, None),
     "logistic": ("LOGISTIC", 1, None),
     "lt": ("LESS", 1, None),
+    "matmul": ("BATCH_MATMUL", 1, "BatchMatMulOptions"),
     "max": ("MAXIMUM", 1, "MaximumMinimumOptions"),
     "min": ("MINIMUM", 1, "MaximumMinimumOptions"),
     "mul": ("MUL", 1, "MulOptions"),

@@ -5,12 +5,13 @@ from typing import Any
 import numpy as np
 
 from jaxprune._program import Step
-from jaxprune.interop._litert_nodes import Node, conv, dense, pool
+from jaxprune.interop._litert_nodes import Node, conv, dense, pool, reshape
 from jaxprune.interop._litert_views import (
     View,
     Walk,
     node_made,
     node_of,
+    source_of,
     view_of,
     whole,
 )
@@ -23,8 +24,10 @@ def product(walk: Walk, step: Step) -> View:
     turned = isinstance(walk.values[step.inputs[0]], np.ndarray)
     (slot, inner), (other, rows) = reversed(sides) if turned else sides
     matrix = walk.values[other]
-    if any(batch) or not isinstance(matrix, np.ndarray):
-        raise ValueError("it multiplies activations with activations")
+    if not isinstance(matrix, np.ndarray):
+        return _of_activations(walk, step)
+    if any(batch):
+        raise ValueError("it multiplies every example, or channel, by its own matrix")
     x, at, fill = view_of(walk, slot)
     if isinstance(x, Product) or len(at) > 1 or fill not in (None, 0):
         x = node_of(walk, slot)
@@ -35,11 +38,59 @@ def product(walk: Walk, step: Step) -> View:
     size = int(np.prod(at.shape[-len(inner) :]))
     name = walk.names.get(other, "")
     matrix, shape = matrix.reshape(size, -1), (*outer, *ours)
-    made = whole(Product(x, at.reshape(-1, size), matrix, shape, name))
+    made = whole(Product(x, at.reshape(-1, size), matrix, shape, at.shape, name))
     if not turned:
         return made
     axes = range(1, 1 + len(outer)), range(-len(outer), 0)
     return made._replace(at=np.moveaxis(made.at, *axes))
+
+
+def _of_activations(walk: Walk, step: Step) -> View:
+    """Multiplies activations, as attention does, for each example by itself."""
+    inner, batch = step.params["dimension_numbers"]
+    shared = list(zip(*batch, strict=True))
+    sources = [_source(walk, slot) for slot in step.inputs]
+    # `jnp.matmul` leaves out the axis of a batch of 1.
+    left_out = (0, 0) not in shared or sources[0][1].shape[0] > 1
+    if left_out:
+        free = [
+            0 not in (*dims, *each) for dims, each in zip(inner, batch, strict=True)
+        ]
+        if all(free) and all(at.shape[0] == 1 for _, at in sources):
+            raise ValueError("it multiplies activations of different examples")
+        sources = [(node, at[None]) for node, at in sources]
+        inner = [[k + 1 for k in dims] for dims in inner]
+        shared = [(0, 0), *((i + 1, k + 1) for i, k in shared)]
+    first = shared.index((0, 0))
+    shared.insert(0, shared.pop(first))
+    operands, shape = [], []
+    for i, (node, at) in enumerate(sources):
+        each, summed = [pair[i] for pair in shared], inner[i]
+        free = [k for k in range(at.ndim) if k not in (*each, *summed)]
+        if at.size < np.prod(node.shape):  # cut out first
+            node = node_made(View(node, at[None]))
+            at = whole(node).at[0]
+        sides = (free, summed) if i == 0 else (summed, free)
+        turned = at.transpose(*each, *sides[0], *sides[1])
+        size = [int(np.prod([at.shape[k] for k in side])) for side in sides]
+        rows = node_made(View(node, turned[None]))
+        operands.append(reshape(rows, (*turned.shape[: len(each)], *size)))
+        shape += [at.shape[k] for k in free]
+    left, right = operands
+    size = (*left.shape[:-1], right.shape[-1])
+    made = reshape(Node("matmul", size, (left, right)), (*left.shape[:-2], *shape))
+    view = whole(made)
+    if left_out:
+        return view._replace(at=view.at[:, 0])
+    return view._replace(at=np.moveaxis(view.at, 1, 1 + first))
+
+
+def _source(walk: Walk, slot: int) -> tuple[Node, np.ndarray]:
+    """Gives an operator, and which of its numbers a value has."""
+    of, at, fill = view_of(walk, slot)
+    if isinstance(of, Product) or len(at) > 1 or fill is not None:
+        of, at = source_of(walk, slot)
+    return of, at[0]
 
 
 def convolve(walk: Walk, step: Step) -> View:

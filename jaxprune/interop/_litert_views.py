@@ -5,12 +5,12 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from jaxprune._program import Program, Step, run_step
+from jaxprune.interop._litert_moves import moved
 from jaxprune.interop._litert_nodes import Node, dense, reshape
 from jaxprune.interop._litert_windows import (
     Product,
     convolution,
     largest,
-    moved,
     pooling,
 )
 
@@ -204,7 +204,7 @@ def _made(view: View) -> Node | None:
 
 def _product(product: Product) -> Node | None:
     """Gives the operator of a product as it is, before anything is moved."""
-    x, at, matrix, shape, name = product
+    x, at, matrix, shape, given, name = product
     size = int(np.prod(x.shape))
     if len(at) == 1:
         places = at[0]
@@ -214,8 +214,14 @@ def _product(product: Product) -> Node | None:
             matrix = weight
         return dense(reshape(x, (1, size)), matrix, name)
     if len(shape) == 4:
-        return convolution(product, whole(product).at)
-    last = x.shape[-1] == len(matrix) and len(shape) == len(x.shape)
-    if last and np.array_equal(at.ravel(), np.arange(size)):
-        return dense(x, matrix, name)
-    return None
+        found = convolution(product, whole(product).at)
+        if found is not None:
+            return found
+    if at.min() < 0:
+        return None
+    rows = _made(View(x, at.reshape(1, *given)))
+    if rows is None or rows.shape[0] != 1:
+        return None
+    if rows.shape[-1] != len(matrix):
+        rows = reshape(rows, (1, *at.shape))
+    return reshape(dense(rows, matrix, name), shape)

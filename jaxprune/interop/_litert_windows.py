@@ -5,12 +5,13 @@ did, each number made is a sum, or a maximum, over numbers of an image, and thei
 move evenly with the place of the number made.
 """
 
-from itertools import combinations, permutations
+import itertools
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxprune.interop._litert_nodes import Node, bordered, conv, pool, reshape, sliced
+from jaxprune.interop._litert_moves import Line, fit
+from jaxprune.interop._litert_nodes import Node, conv, pool, reshape
 
 
 class Product(NamedTuple):
@@ -21,6 +22,7 @@ class Product(NamedTuple):
       at: which of its numbers each row has, (rows, in); -1: zero.
       kernel: (in, out).
       shape: of the product, whose numbers are those of (rows, out).
+      given: shape of what is multiplied, whose numbers are those of (rows, in).
       name: of the kernel's leaf.
     """
 
@@ -28,44 +30,8 @@ class Product(NamedTuple):
     at: np.ndarray
     kernel: np.ndarray
     shape: tuple[int, ...]
+    given: tuple[int, ...]
     name: str
-
-
-class _Line(NamedTuple):
-    """Places along an axis: start + step * position; a start for each read."""
-
-    start: np.ndarray
-    step: int
-    known: bool  # whether there are two positions to tell the step from
-
-
-def moved(x: Node, at: np.ndarray, fill: float) -> Node | None:
-    """Gives the numbers `at` of a tensor by slices and borders or a transpose."""
-    axes = _axes(x.shape, at)
-    if axes is not None:
-        return Node("transpose", at.shape, (x, np.array(axes, np.int32)))
-    lines = _fit(at[None], x.shape) if at.ndim == len(x.shape) else None
-    if lines is None:
-        return None
-    begin = [int(line.start[0]) for line in lines]
-    step = [line.step for line in lines]
-    end = [a + s * (n - 1) + 1 for a, s, n in zip(begin, step, at.shape, strict=True)]
-    if max(step) > 1:
-        inside = min(begin) >= 0 and all(np.array(end) <= x.shape)
-        return sliced(x, begin, end, step) if inside else None
-    sides = [(-a, b - n) for a, b, n in zip(begin, end, x.shape, strict=True)]
-    return bordered(x, sides, fill)
-
-
-def _axes(shape: tuple[int, ...], at: np.ndarray) -> tuple[int, ...] | None:
-    """Gives the order of axes by which all numbers of a tensor are moved."""
-    if at.ndim != len(shape) or at.ndim > 6:
-        return None
-    places = np.arange(np.prod(shape)).reshape(shape)
-    for axes in permutations(range(len(shape))):
-        if np.array_equal(places.transpose(axes), at):
-            return axes
-    return None
 
 
 def pooling(x: Node, at: np.ndarray, fill: float) -> Node | None:
@@ -78,7 +44,7 @@ def pooling(x: Node, at: np.ndarray, fill: float) -> Node | None:
         return None
     pixel = pixel[..., 0]
     pixel = pixel[(pixel >= 0).any((1, 2))]
-    lines = _fit(pixel, x.shape[1:3])
+    lines = fit(pixel, x.shape[1:3])
     if lines is None or not _is_box(np.stack([line.start for line in lines], 1)):
         return None
     size, strides, borders = [], [], []
@@ -96,7 +62,7 @@ def largest(x: Node, at: np.ndarray) -> Node | None:
     places = np.arange(np.prod(x.shape)).reshape(x.shape)
     read = np.sort(at.reshape(len(at), -1), axis=0)
     for count in range(1, len(x.shape)):
-        for axes in combinations(range(1, len(x.shape)), count):
+        for axes in itertools.combinations(range(1, len(x.shape)), count):
             rows = np.moveaxis(places, axes, range(count))
             rows = rows.reshape(np.prod(rows.shape[:count]), -1)
             if len(rows) == len(at) and np.array_equal(np.sort(rows, axis=0), read):
@@ -156,7 +122,7 @@ class _Read(NamedTuple):
     """The kernel by which an image is read, and where its first row and column are."""
 
     kernel: np.ndarray
-    lines: list[_Line]
+    lines: list[Line]
     low: list[int]
 
 
@@ -168,7 +134,7 @@ def _read(x: Node, at: np.ndarray, matrix: np.ndarray) -> _Read | None:
     channels = np.where(pixel >= 0, channel, -1).max((1, 2))
     if ((channel != channels[:, None, None]) & (pixel >= 0)).any():
         return None
-    lines = _fit(pixel, x.shape[1:3])
+    lines = fit(pixel, x.shape[1:3])
     if lines is None:
         return None
     low = [int(line.start.min()) for line in lines]
@@ -177,44 +143,6 @@ def _read(x: Node, at: np.ndarray, matrix: np.ndarray) -> _Read | None:
     rows, columns = (line.start - first for line, first in zip(lines, low, strict=True))
     np.add.at(kernel, (rows, columns, channels), matrix)
     return _Read(kernel, lines, low)
-
-
-def _fit(at: np.ndarray, shape: tuple[int, ...]) -> list[_Line] | None:
-    """Fits reads (reads, *positions), of as many axes as a tensor has; -1 outside."""
-    inside = at >= 0
-    if not len(at) or not inside.any(tuple(range(1, at.ndim))).all():
-        return None
-    lines, expected, within = [], np.zeros(1, np.int64), np.ones(1, bool)
-    places = np.unravel_index(np.where(inside, at, 0), shape)
-    for axis, (n, place) in enumerate(zip(shape, places, strict=True), 1):
-        others = tuple(i for i in range(1, at.ndim) if i != axis)
-        line = _line(np.where(inside, place, -1).max(others))
-        if line is None:
-            return None
-        lines.append(line)
-        position = line.step * np.arange(at.shape[axis])
-        aligned = [-1 if i in (0, axis) else 1 for i in range(at.ndim)]
-        aligned[0], aligned[axis] = len(at), at.shape[axis]
-        place = (line.start[:, None] + position).reshape(aligned)
-        within = within & (place >= 0) & (place < n)
-        expected = expected * n + place
-    same = np.array_equal(at, np.where(within, expected, -1))
-    return lines if same else None
-
-
-def _line(place: np.ndarray) -> _Line | None:
-    """Fits places (reads, positions), -1 where unknown."""
-    seen = place >= 0
-    first = seen.argmax(1)
-    last = seen.shape[1] - 1 - seen[:, ::-1].argmax(1)
-    of = np.arange(len(place))
-    widest = int((last - first).argmax())
-    run = int((last - first)[widest])
-    rise = int(place[widest, last[widest]] - place[widest, first[widest]])
-    step = rise // run if run else 1
-    if step < 1:
-        return None
-    return _Line(place[of, first] - step * first, step, run > 0)
 
 
 def _pixels(at: np.ndarray, channels: int) -> tuple[np.ndarray, np.ndarray]:
