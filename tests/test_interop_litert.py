@@ -540,6 +540,20 @@ def test_numbers_moved_at_random():
     assert written > 0.9 * asked
 
 
+@pytest.mark.parametrize(
+    "order", [(0, 1), (1, 0), (0, 1, 1, 0), (1, 0, 0, 1), (1, 0, 1, 1, 0, 0)]
+)
+def test_activations_joined_with_constants(order):
+    w = np.random.default_rng(0).normal(size=(1, 3, 4)).astype(np.float32)
+
+    def apply(params, x):
+        w = jnp.broadcast_to(params["w"], (x.shape[0], 3, 4))
+        parts = [(w * i, jnp.tanh(x) + i)[kind] for i, kind in enumerate(order, 1)]
+        return jnp.concatenate(parts, 1)
+
+    check(apply, {"w": w}, (5, 4))
+
+
 def test_constants_wider_than_an_activation():
     row = np.arange(5, dtype=np.float32)
     ops = check(lambda params, x: (x[:, :1] * row - x[:, 1:2]) + row / 2, {}, (6,))

@@ -38,8 +38,8 @@ def write_litert(
     exponentials, logarithms, roots, whole powers, sums, differences, products,
     quotients, maxima and minima of activations, sums and maxima over axes, and softmax
     by these, what selects number by number by a comparison, as ELU, leaky ReLU and
-    softplus do, slices, borders, transposes, flatten and concatenation; all in float32,
-    whichever way the function writes them.
+    softplus do, slices, borders, transposes, flatten and concatenation, with constants
+    too; all in float32, whichever way the function writes them.
     The file's input and output have the function's shapes; the batch is 1 until the
     interpreter's `resize_tensor_input`.
 

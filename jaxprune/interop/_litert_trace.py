@@ -22,6 +22,7 @@ from jaxprune.interop._litert_compare import (
     operand,
     tested,
 )
+from jaxprune.interop._litert_joins import MOVES, joined_fill, move
 from jaxprune.interop._litert_layers import (
     convolve,
     product,
@@ -38,13 +39,10 @@ from jaxprune.interop._litert_math import (
 )
 from jaxprune.interop._litert_nodes import Node, rectified
 from jaxprune.interop._litert_views import (
-    MOVES,
     Test,
     Value,
     View,
     Walk,
-    joined_fill,
-    move,
     node_of,
     source_of,
     view_of,

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from jaxprune._program import Program, Step, run_step
+from jaxprune._program import Program
 from jaxprune.interop._litert_moves import moved
 from jaxprune.interop._litert_nodes import Node, dense, reshape
 from jaxprune.interop._litert_windows import (
@@ -51,12 +51,6 @@ class Walk(NamedTuple):
     program: Program
     values: dict[int, Value]
     names: dict[int, str]
-
-
-MOVES = frozenset(
-    "reshape transpose slice squeeze expand_dims broadcast_in_dim rev copy copy_p "
-    "stop_gradient split pad concatenate stack dynamic_slice".split()
-)
 
 
 def whole(of: Node | Product) -> View:
@@ -117,7 +111,7 @@ def node_made(view: View) -> Node:
     Raises:
       ValueError: if none does, or its first axis is not the batch.
     """
-    node = _made(view)
+    node = made_of(view)
     if node is None:
         raise ValueError(
             f"numbers of shape {view.at.shape[1:]} are moved, or the largest of some "
@@ -132,68 +126,15 @@ def node_made(view: View) -> Node:
     return node
 
 
-def move(walk: Walk, step: Step) -> list[Value]:
-    """Moves the places of numbers.
-
-    Raises:
-      ValueError: as `node_of`, or if constants are among what is put together.
-    """
-    if step.primitive.name != "slice":  # by which several pools are taken in turns
-        for slot in step.inputs:
-            _settle(walk, slot)
-    if step.primitive.name in ("concatenate", "stack"):
-        return [_joined(walk, step)]
-    view = view_of(walk, step.inputs[0])
-    rest = [walk.values[slot] for slot in step.inputs[1:]]
-    fill = view.fill
-    if step.primitive.name == "pad":
-        fill, rest = float(np.asarray(rest[0])), [np.int32(-1)]
-        if view.fill not in (None, fill):
-            view = whole(node_of(walk, step.inputs[0]))
-    made = [run_step(step, [at, *rest]) for at in view.at]
-    columns = (np.stack(reads) for reads in zip(*made, strict=True))
-    return [View(view.of, at, fill if (at < 0).any() else None) for at in columns]
-
-
-def joined_fill(views: list[View]) -> tuple[bool, float | None]:
-    """Tells whether views are of one tensor with one fill, and gives that."""
-    fills = {view.fill for view in views} - {None}
-    same = all(view.of is views[0].of for view in views) and len(fills) < 2
-    return same, next(iter(fills), None)
-
-
-def _settle(walk: Walk, slot: int) -> None:
-    """Makes the maximum of several reads, if it is pooling, before it is moved."""
-    value = walk.values[slot]
-    if isinstance(value, View) and len(value.at) > 1:
-        node = _made(value)
-        walk.values[slot] = value if node is None else whole(node)
-
-
-def _joined(walk: Walk, step: Step) -> View:
-    views = [view_of(walk, slot) for slot in step.inputs]
-    same, fill = joined_fill(views)
-    reads = {len(view.at) for view in views}
-    if same and len(reads) == 1:
-        columns = zip(*(view.at for view in views), strict=True)
-        at = np.stack([np.asarray(run_step(step, parts)[0]) for parts in columns])
-        return View(views[0].of, at, fill)
-    parts = tuple(node_of(walk, slot) for slot in step.inputs)
-    shape = walk.program.types[step.outputs[0]].shape
-    axis = step.params.get("dimension")
-    if axis is None:
-        raise ValueError("activations are stacked, which cannot be written")
-    return whole(Node("concat", shape, parts, {"axis": axis}))
-
-
-def _made(view: View) -> Node | None:
+def made_of(view: View) -> Node | None:
+    """Gives the operator that makes what is viewed; `None` if none does."""
     x, at, fill = view
     if isinstance(x, Product):
         node = convolution(x, at)
         if node is not None:
             return node
         node = _product(x)
-        return None if node is None else _made(View(node, at, fill))
+        return None if node is None else made_of(View(node, at, fill))
     if len(at) > 1:
         made = pooling(x, at, -np.inf if fill is None else fill)
         return largest(x, at) if made is None else made
@@ -206,20 +147,20 @@ def _product(product: Product) -> Node | None:
     """Gives the operator of a product as it is, before anything is moved."""
     x, at, matrix, shape, given, name = product
     size = int(np.prod(x.shape))
-    if len(at) == 1:
+    if len(at) > 1 and len(shape) == 4:
+        found = convolution(product, whole(product).at)
+        if found is not None:
+            return found
+    rows = None
+    if at.min() >= 0 and (len(at) > 1 or at.size < size):
+        rows = made_of(View(x, at.reshape(1, *given)))
+    if rows is None and len(at) == 1:
         places = at[0]
         if not np.array_equal(places, np.arange(size)):
             weight = np.zeros((size, matrix.shape[1]), np.float32)
             np.add.at(weight, places[places >= 0], matrix[places >= 0])
             matrix = weight
         return dense(reshape(x, (1, size)), matrix, name)
-    if len(shape) == 4:
-        found = convolution(product, whole(product).at)
-        if found is not None:
-            return found
-    if at.min() < 0:
-        return None
-    rows = _made(View(x, at.reshape(1, *given)))
     if rows is None or rows.shape[0] != 1:
         return None
     if rows.shape[-1] != len(matrix):
