@@ -241,6 +241,10 @@ def test_the_sparse_file_is_small(tmp_path):
         (lambda p, x: jnp.einsum("bhwc,dhwc->bd", x, x), "of different examples"),
         (lambda p, x: jnp.einsum("bhwc,hwc->bhw", x, p["w"]), "by its own matrix"),
         (lambda p, x: x[:, ::-1], r"shape \(1, 6, 5, 4\) are moved"),
+        (
+            lambda p, x: lax.dynamic_slice_in_dim(x, jnp.int32(x[0, 0, 0, 0]), 2, 1),
+            "computes in int32",
+        ),
         (lambda p, x: x.astype(jnp.float16), "computes in float16, expected float32"),
         (lambda p, x: jnp.where(x.sum() > 1, x, p["w"]), "whole arrays by one test"),
         (lambda p, x: (x > 1).reshape(-1) * 1.0, "a comparison of shape"),
@@ -466,6 +470,7 @@ def turned(shape, axes):
         (turned((2, 3, 5, 4), (0, 2, 4, 1, 3)), {"RESHAPE", "TRANSPOSE"}),
         (turned((2, 3, 20), (0, 3, 2, 1)), {"RESHAPE", "TRANSPOSE"}),
         (lambda x: x[:, 3], {"RESHAPE", "STRIDED_SLICE"}),
+        (lambda x: x[:, jnp.array([1, 3, 5])], {"STRIDED_SLICE"}),
         (lambda x: x[:, :, 2, 1:], {"RESHAPE", "STRIDED_SLICE"}),
         # Queries, keys and values from one dense layer.
         (

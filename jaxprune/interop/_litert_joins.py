@@ -17,7 +17,7 @@ from jaxprune.interop._litert_views import (
 
 MOVES = frozenset(
     "reshape transpose slice squeeze expand_dims broadcast_in_dim rev copy copy_p "
-    "stop_gradient split pad concatenate stack dynamic_slice".split()
+    "stop_gradient split pad concatenate stack dynamic_slice gather".split()
 )
 
 
