@@ -1,5 +1,6 @@
 """`python -m jaxprune`: what can be done with a file of weights and no program."""
 
+import os
 import sys
 
 from jaxprune.interop._optional import require
@@ -18,6 +19,11 @@ def main(args: list[str] | None = None) -> int:
             description="What to do with a file of pruned weights, and no program.",
             args=args,
         )
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Who reads what is printed has read enough, as `head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (ImportError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

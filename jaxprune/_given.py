@@ -105,11 +105,17 @@ def apply_of(model: str) -> Callable[[Any, jax.Array], Any]:
     module, _, name = model.partition(":")
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
         raise ValueError(
             f"--model is {model!r}, expected module:name: {error}"
         ) from error
-    found = found() if isinstance(found, type) else found
+    try:
+        found = found() if isinstance(found, type) else found
+    except TypeError as error:
+        raise ValueError(
+            f"--model is {model!r}, which is made with arguments ({error}); expected a "
+            "class without, or the name of one that was made."
+        ) from error
     if hasattr(found, "apply"):
         return lambda params, x: found.apply({"params": params}, x)
     if not callable(found):

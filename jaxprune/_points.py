@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from jaxprune._paths import leaf_names
 from jaxprune._types import Mask, Params
@@ -57,11 +58,16 @@ def append(path: Path, point: Point) -> None:
 
 
 def fingerprint(
-    params: Params, mask: Mask, base: Mapping[str, int], *, retrained: bool
+    params: Params,
+    mask: Mask,
+    scores: PyTree,
+    base: Mapping[str, int],
+    *,
+    retrained: bool,
 ) -> str:
-    """Gives a string that tells one scan's params, mask and base from another's."""
+    """Gives a string that tells a scan from one of other params, scores or base."""
     digest = hashlib.sha256(json.dumps([dict(base), retrained]).encode())
-    for tree in (params, mask):
+    for tree in (params, mask, scores):
         pairs = zip(
             jax.tree.leaves(leaf_names(tree)), jax.tree.leaves(tree), strict=True
         )
@@ -81,9 +87,9 @@ def _read(path: Path, about: str) -> Known:
         fits = False
     if not fits:
         raise ValueError(
-            f"{path} does not hold points of this scan: other params, mask or base, "
-            "retraining where there was none, or another file altogether; choose "
-            "another file, or delete it."
+            f"{path} does not hold points of this scan: other params, mask, base or "
+            "scores by the criterion, retraining where there was none, or another file "
+            "altogether; choose another file, or delete it."
         )
     known: Known = {}
     for text in lines:

@@ -87,7 +87,8 @@ def sensitivity_scan(
         for every point. The default is no retraining.
       file: where each point is written as it is measured, so that a scan that was
         interrupted, or given more levels, goes on from there. It belongs to these
-        params, mask and base; `evaluate` and `retrain` it does not know.
+        params, mask, base and scores by the criterion; `evaluate` and `retrain` it does
+        not know.
       report: called with each new point, the number of points that are known, and the
         number wanted.
       **extra: what the criterion asks for, such as `grads`.
@@ -132,7 +133,8 @@ def sensitivity_scan(
 
     known: Known = {}
     if file is not None:
-        about = fingerprint(params, mask, start, retrained=retrain is not None)
+        scores = criterion(params, mask, jnp.zeros((), jnp.int32), **extra)
+        about = fingerprint(params, mask, scores, start, retrained=retrain is not None)
         known = begin(file, about)
     done = sum(point[:2] in known for point in wanted)
     for point in wanted:

@@ -81,7 +81,8 @@ def solve(
     Raises:
       ValueError: if not one of `total` and `value` is given, if it is no number or
         `between` is negative, if no choice among the levels reaches it, if `costs`
-        lacks a leaf, or if a loss whose logarithm is wanted is not positive.
+        lacks a leaf, if no loss of a leaf is finite, or if one whose logarithm is
+        wanted is not positive.
     """
     if (total is None) == (value is None):
         raise ValueError(
@@ -103,6 +104,11 @@ def solve(
         values = _forward(curve.values, additive)
         loss = np.interp(grid, curve.sparsities, values) - start
         able = np.isfinite(loss)
+        if not able.any():
+            raise ValueError(
+                f"no value of {path} is finite, and the scan began at {scan.value:g}; "
+                "expected a loss of which some are."
+            )
         grids.append(grid[able])
         losses.append(loss[able])
         spent.append(np.interp(grid[able], *costs.curves[path]))
@@ -182,7 +188,8 @@ def _within(losses: list, more: list, room: float, exactly: bool) -> list[int] |
 
 def _reaching(losses: list, more: list, most: float) -> list[int] | None:
     """Chooses the least cost within a loss, on finer and finer units."""
-    room = math.fsum(cost.max() for cost in more)
+    spare = 1 + 2 * len(more) / BUCKETS  # for what each leaf is rounded up
+    room = spare * math.fsum(cost.max() for cost in more)
     while True:
         found = plan(losses, more, room)
         good = np.flatnonzero(found.best <= most + 1e-12 * max(1.0, abs(most)))
@@ -191,8 +198,7 @@ def _reaching(losses: list, more: list, most: float) -> list[int] | None:
         used = int(good[0])
         if found.unit == 1.0 or not used or 2 * used > len(found.best):
             return take(found, used)
-        # Room for what the finer units round up anew.
-        room = used * found.unit * (1 + 2 * len(more) / BUCKETS)
+        room = spare * used * found.unit
 
 
 def _filled(

@@ -198,6 +198,38 @@ def test_ctrl_c(given, monkeypatch, capsys):
     assert capsys.readouterr().err == "\nInterrupted.\n"
 
 
+def test_a_reader_that_has_read_enough(given):
+    code = f"inspect {given} --json".split()
+    ran = subprocess.run(
+        f"{sys.executable} -m jaxprune {' '.join(code)} | true",
+        shell=True,
+        capture_output=True,
+        text=True,
+    )
+    assert not ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("class Net:\n    def __init__(self, width): pass", "made with arguments"),
+        ("def Net(:", "expected module:name"),
+    ],
+)
+def test_models_that_cannot_be_made(
+    text, message, given, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "its_models.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "its_models", raising=False)
+    out = tmp_path / "net.hlo"
+    usage = ["export", str(given), "--to", "stablehlo", "--out", str(out)]
+    usage += ["--model", "its_models:Net", "--input-shape", "784"]
+    assert main(usage) == 1
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_without_tyro_it_says_what_to_install():
     code = (
         "import sys; sys.modules['tyro'] = None; from jaxprune.__main__ import main; "

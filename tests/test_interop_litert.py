@@ -559,6 +559,11 @@ def test_activations_joined_with_constants(order):
     check(apply, {"w": w}, (5, 4))
 
 
+def test_float64_params_are_what_jax_takes_them_for():
+    w = np.random.default_rng(0).normal(size=(6, 5))
+    check(lambda params, x: x @ params["w"] + params["w"][0], {"w": w}, (6,))
+
+
 def test_constants_wider_than_an_activation():
     row = np.arange(5, dtype=np.float32)
     ops = check(lambda params, x: (x[:, :1] * row - x[:, 1:2]) + row / 2, {}, (6,))

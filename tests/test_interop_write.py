@@ -59,7 +59,7 @@ def test_bfloat16_in_torchs_file(tmp_path):
     assert held.dtype == torch.bfloat16
     assert held.tolist() == [1.5, -2.0]
     lacking = {"w": np.zeros(2, ml_dtypes.float8_e4m3fn)}
-    with pytest.raises(ValueError, match="w is float8_e4m3fn, which PyTorch lacks"):
+    with pytest.raises(ValueError, match="w is float8_e4m3fn, which PyTorch does"):
         interop.write_torch(tmp_path / "b.pth", lacking, table)
     assert torch.load(tmp_path / "b.pth", weights_only=True)["w"].tolist() == [1.5, -2]
 

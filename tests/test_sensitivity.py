@@ -208,6 +208,7 @@ def test_the_file_of_another_scan_is_refused(problem, tmp_path):
         {"p": params, "m": mask | {"fc1": fc1}},
         {"p": params, "base": 0.5},
         {"p": params, "retrain": lambda p, m: p},
+        {"p": params, "criterion": jaxprune.random(jax.random.key(0))},
     ):
         with pytest.raises(ValueError, match="does not hold points of this scan"):
             scan(**args)

@@ -193,6 +193,20 @@ def test_values_that_are_not_finite_are_never_chosen():
     assert jaxprune.solve(scan, total=150, between=0).sparsities == {"a": 0.9}
     with pytest.raises(ValueError, match=r"total is 20, expected at least 60"):
         jaxprune.solve(scan, total=20, between=0)
+    nowhere = curves | {"b": Curve(levels, np.full(3, np.nan))}
+    with pytest.raises(ValueError, match=r"no value of b is finite"):
+        jaxprune.solve(scan._replace(curves=nowhere), total=150)
+
+
+@pytest.mark.parametrize("value", [1.0, 1.0001])
+def test_a_loss_that_allows_no_pruning_leaves_all(value):
+    levels, losses = np.array([0.0, 0.3, 0.9]), np.array([1.0, 1.1, 3.0])
+    sizes = {f"l{n}": n for n in (235_200, 30_001, 997, 10, 64_007, 77_777)}
+    curves = dict.fromkeys(sizes, Curve(levels, losses))
+    scan = Scan(1.0, dict.fromkeys(sizes, 0.0), curves, sizes)
+    assert jaxprune.solve(scan, value=value) == ({}, 1.0, sum(sizes.values()))
+    with pytest.raises(ValueError, match=r"value is 0\.99, expected more"):
+        jaxprune.solve(scan, value=0.99)
 
 
 def test_a_solution_prunes_to_its_total_and_is_a_base():

@@ -188,4 +188,12 @@ def test_wrong_flags_and_folders(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(calibrate, "measure", lambda repeats: sparse.Costs())
     (tmp_path / "file").write_text("")
     assert calibrate.main(["--out", str(tmp_path / "file" / "costs.json")]) == 1
+    with pytest.raises(SystemExit):
+        calibrate.main(["--out", str(tmp_path)])
+
+    def interrupted(repeats):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(calibrate, "measure", interrupted)
+    assert calibrate.main(["--out", str(tmp_path / "new.json")]) == 130
     assert "error:" in capsys.readouterr().err

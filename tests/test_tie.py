@@ -63,6 +63,12 @@ def test_share_gives_each_leaf_its_own_codebook():
     chex.assert_trees_all_equal(shared["fc1"]["bias"], params["fc1"]["bias"])
 
 
+def test_complex_weights_are_not_shared():
+    params = {"w": jnp.ones((2, 3), jnp.complex64)}
+    with pytest.raises(ValueError, match="w is complex64, expected real weights"):
+        compress.share(params, jaxprune.dense_mask(params), 2)
+
+
 def test_share_leaves_alone_what_no_pattern_matches():
     params, mask = jaxprune.prune_now(toy.make_params(), CUT)
     shared, codes = compress.share(params, mask, {"fc1/kernel": 2})
@@ -120,6 +126,18 @@ def test_members_stay_equal_bit_for_bit_in_bfloat16_without_prune():
     found, _ = train(compress.tie(optax.sgd(0.05), codes), params, steps=10)
     assert_tied(found, codes)
     toy.assert_dead_are_zero(found, mask)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_gradients_of_a_large_cluster_are_all_added(dtype):
+    params = {"w": jnp.ones((100, 100), dtype)}
+    codes = {"w": jnp.ones((100, 100), jnp.uint8)}
+    grads = {"w": jnp.full((100, 100), 1 / 128, dtype)}
+    tx = compress.tie(optax.sgd(1.0), codes)
+    updates, _ = tx.update(grads, tx.init(params), params)
+    assert updates["w"].dtype == dtype
+    exact = np.asarray(-10_000 / 128).astype(dtype)
+    np.testing.assert_array_equal(updates["w"], np.full((100, 100), exact))
 
 
 def test_awkward_sizes_stay_tied():

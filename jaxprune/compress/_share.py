@@ -46,7 +46,8 @@ def share(
 
     Raises:
       ValueError: if the mask does not fit the params or covers no leaf, if a key of
-        `bits` matches no prunable leaf, or as `share_weights`, naming the leaf.
+        `bits` matches no prunable leaf, if a leaf is complex, or as `share_weights`,
+        naming the leaf.
 
     Source:
       Han et al. 2016 (arXiv:1510.00149), section 3: within a layer, never across.
@@ -89,6 +90,8 @@ def _share_leaf(
     p: Any, m: Any, name: str, bits: int, init: Init, seed: int
 ) -> tuple[Any, Any]:
     dense, alive = np.asarray(p), np.asarray(m)
+    if np.iscomplexobj(dense):
+        raise ValueError(f"{name} is {dense.dtype}, expected real weights.")
     codes = np.zeros(dense.shape, np.uint32)
     shared = np.zeros_like(dense)
     if alive.any():

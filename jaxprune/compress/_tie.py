@@ -103,7 +103,10 @@ def _count(c: Any) -> Array:
 
 
 def _sum(g: Array, c: Array, members: Array) -> Array:
-    return jnp.zeros(members.shape, g.dtype).at[c].add(g)[1:]
+    # In 16 bits a sum of thousands would stop to grow.
+    wide = jnp.promote_types(g.dtype, jnp.float32)
+    sums = jnp.zeros(members.shape, wide).at[c].add(g.astype(wide))
+    return sums[1:].astype(g.dtype)
 
 
 def _centroids(params: Params, codes: PyTree, members: PyTree) -> PyTree:

@@ -68,7 +68,8 @@ def trace(apply: Callable[..., Any], params: Params, shape: tuple[int, ...]) -> 
     walk = Walk(program, {}, {})
     walk.values.update({k: np.asarray(v) for k, v in program.constants.items()})
     for slot, (name, leaf, _) in zip(slots, named_leaves(params, None), strict=True):
-        walk.values[slot], walk.names[slot] = np.asarray(leaf), name
+        # As JAX takes it: float64 as float32, if it was not told otherwise.
+        walk.values[slot], walk.names[slot] = np.asarray(jnp.asarray(leaf)), name
     walk.values[given] = whole(Node("input", x.shape, name="input"))
     for step in program.steps:
         made = _known(walk, step) or _follow(walk, step)

@@ -61,7 +61,8 @@ def read_safetensors(path: str | PathLike[str]) -> dict[str, np.ndarray]:
     Raises:
       ImportError: if safetensors is not installed.
       OSError: if the file cannot be opened.
-      ValueError: if it is damaged, or has a dtype that NumPy and JAX lack.
+      ValueError: if it is damaged, or has a dtype that NumPy lacks, such as float8;
+        bfloat16 is read.
     """
     safetensors = require("safetensors", "interop")
     load_file = require("safetensors.numpy", "interop").load_file

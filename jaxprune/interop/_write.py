@@ -22,7 +22,8 @@ def write_safetensors(
 ) -> None:
     """Writes params as a `.safetensors` file of dense tensors, whole or not at all.
 
-    `read_safetensors` and `load_into`, with the same sources, give them back.
+    `read_safetensors` and `load_into`, with the same sources, give them back, but for
+    float8, which PyTorch alone reads.
 
     Args:
       path: the file.
@@ -66,7 +67,7 @@ def write_torch(
       ImportError: if PyTorch is not installed.
       OSError: if the file cannot be written.
       ValueError: naming the leaf, if `sources` lacks it, cannot lay it out, or has one
-        name for two leaves; or for a dtype that PyTorch lacks.
+        name for two leaves; or for a dtype that PyTorch does not take.
     """
     tensors = _named(params, sources)
     torch = require("torch", "torch")
@@ -98,5 +99,5 @@ def _to_torch(torch: Any, name: str, tensor: np.ndarray) -> Any:
         return torch.from_numpy(tensor)
     except (TypeError, RuntimeError) as error:
         raise ValueError(
-            f"{name} is {tensor.dtype}, which PyTorch lacks: {error}"
+            f"{name} is {tensor.dtype}, which PyTorch does not take from NumPy: {error}"
         ) from error

@@ -234,9 +234,15 @@ def main(args: list[str] | None = None) -> int:
         parser.error(f"--repeats is {given.repeats}, expected 1 or more.")
     if path is None:
         parser.error("no --out, and without pip install 'jaxprune[fast]' no default.")
+    if path.is_dir():
+        parser.error(f"--out is {path}, a folder, expected a file.")
     if jax.default_backend() != "cpu":
         parser.error(f"JAX runs on {jax.default_backend()}; set JAX_PLATFORMS=cpu.")
-    costs = measure(repeats=given.repeats)
+    try:
+        costs = measure(repeats=given.repeats)
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+        return 130
     try:
         write_costs(path, costs)
     except OSError as error:
