@@ -353,3 +353,12 @@ def test_every_framework_gives_the_same_table():
     assert total.flop_needed == sum(needed)
     neurons = (128 * share[0] + 6 * share[1] + 4) / 138
     assert total.activations == pytest.approx(neurons)
+
+
+def test_nothing_to_divide_by():
+    apply = lambda p, x: x @ p["w"]
+    params = {"w": jnp.ones((4, 3))}
+    with pytest.raises(ValueError, match="x holds 0 examples, expected 1 or more"):
+        report.count(apply, params, None, jnp.ones((0, 4)))
+    empty = report.count(apply, {"w": jnp.ones((4, 0))}, None, jnp.ones((2, 4)))
+    assert [(row.weights, row.flop) for row in empty.layers] == [(0, 0)]

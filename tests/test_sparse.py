@@ -296,3 +296,11 @@ def test_a_module_of_ones_own_runs():
     apply = lambda p, x: Own().apply({"params": p}, x)
     got = sparse.lift(apply)({"w": sparse.to_kernel(w, mask)}, jnp.ones((2, 6)))
     close(got, np.maximum(np.ones((2, 6)) @ np.where(mask, w, 0), 0))
+
+
+def test_an_empty_matrix_stays_dense():
+    params = {"w": jnp.ones((3, 0))}
+    mask = jaxprune.dense_mask(params)
+    assert isinstance(sparse.sparsify(params, mask)["w"], jax.Array)
+    with pytest.raises(ValueError, match="if they hold any weights"):
+        sparse.sparsify(params, mask, where=lambda *_: True)

@@ -73,8 +73,8 @@ def count(
         axis.
 
     Raises:
-      ValueError: if the mask does not fit, if a product cannot be counted, or if
-        `activations` are those of another function.
+      ValueError: if the mask does not fit, if a product cannot be counted, if there are
+        no examples, or if `activations` are those of another function.
 
     Source:
       Han et al. 2015 (arXiv:1506.02626), tables 2 to 5. Their FLOP% is `flop_needed`
@@ -82,6 +82,8 @@ def count(
     """
     found = trace(apply, params, mask, x)
     examples = count_examples(x) if examples is None else examples
+    if examples < 1:
+        raise ValueError(f"x holds {examples} examples, expected 1 or more.")
     shares = shares_of(found, activations)
     rows: dict[int, LayerCount] = {}
     unweighted = 0

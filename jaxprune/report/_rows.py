@@ -124,10 +124,11 @@ def add_product(
         active = math.fsum(map(math.prod, zip(known, sizes, strict=True)))
         active /= max(1, sum(sizes))
     flop = per_example(product.flop, examples)
-    every = sum(total for total, _ in entries.values())
+    every = max(1, sum(total for total, _ in entries.values()))
     for leaf, (total, alive) in entries.items():
         path, shape, size, kept = found.leaves[leaf]
-        dense, live = flop * total // product.entries, flop * alive // product.entries
+        each = max(product.entries, 1)  # a matrix may have no columns
+        dense, live = flop * total // each, flop * alive // each
         outputs, units = (
             per_example(product.outputs, examples),
             _units(found, leaf, examples),

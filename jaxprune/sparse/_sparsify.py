@@ -91,13 +91,13 @@ def sparsify(
 
     def at_leaf(leaf: Any, alive: Any, name: str) -> Any:
         fits = leaf.ndim == 2 or (leaf.ndim == 4 and convolutions)
-        fits = fits and leaf.dtype == jnp.float32
+        fits = fits and leaf.dtype == jnp.float32 and leaf.size > 0
         chosen = fits if where is None else where(name, leaf)
         if chosen and not fits:
             raise ValueError(
                 f"{name} has shape {leaf.shape} and dtype {leaf.dtype}; only float32 "
                 "matrices can be sparse, and with numba and convolutions=True kernels "
-                "of convolutions. Leave it out of `where`."
+                "of convolutions, if they hold any weights. Leave it out of `where`."
             )
         best = form(np.asarray(alive), name) if chosen else "dense"
         if best == "dense":
