@@ -38,12 +38,14 @@ def reset_moments(
     owners.sort(key=lambda owner: -len(owner.keys))
 
     def at_leaf(path: tuple[Any, ...], leaf: Any) -> Any:
+        same = [o for o in owners if o.shape == getattr(leaf, "shape", None)]
         keys = leaf_keys(path)
-        for owner in owners:
-            if (
-                keys[len(keys) - len(owner.keys) :] == owner.keys
-                and getattr(leaf, "shape", None) == owner.shape
-            ):
+        # First by the kinds of keys too: Adam's field "mu" is no layer of that name.
+        for owner in same:
+            if path[len(path) - len(owner.path) :] == owner.path:
+                return owner.reset(leaf)
+        for owner in same:
+            if keys[len(keys) - len(owner.keys) :] == owner.keys:
                 return owner.reset(leaf)
         return leaf
 
@@ -52,7 +54,7 @@ def reset_moments(
 
 class _Owner:  # not a pytree, so that it is a leaf
     def __init__(self, path: tuple[Any, ...], p: Any, mask: Any):
-        self.keys = leaf_keys(path)  # none, if params are one array
+        self.path, self.keys = path, leaf_keys(path)  # none, if params are one array
         self.shape, self.mask = p.shape, mask
 
     def reset(self, leaf: Any) -> Any:

@@ -51,7 +51,9 @@ def _total(f, params: Params, mask: Mask) -> Float[Array, ""]:
     def at_leaf(w: Any, m: Any) -> Array:
         if not jnp.iscomplexobj(w):
             w = jnp.asarray(w, jnp.float32)  # |-128| is no int8
-        return jnp.sum(jnp.where(m, f(jnp.abs(w).astype(jnp.float32)), 0))
+        # Not after f, whose gradient at a dead NaN would be one.
+        live = jnp.where(m, w, jnp.zeros_like(w))
+        return jnp.sum(f(jnp.abs(live).astype(jnp.float32)))
 
     terms = map_masked(at_leaf, params, mask, elsewhere=lambda w: None)
     return jax.tree.reduce(jnp.add, terms, jnp.zeros((), jnp.float32))

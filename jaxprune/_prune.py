@@ -101,7 +101,7 @@ def prune(
                 "prune: params is None, expected the parameters that the updates will "
                 "be added to; call update(grads, state, params)."
             )
-        if taken := {"mask", "step"} & extra_args.keys():
+        if taken := {"grads", "mask", "step"} & extra_args.keys():
             raise ValueError(
                 f"prune: update got {' and '.join(sorted(taken))}, which a schedule is "
                 "given anyway, expected extra arguments of other names."

@@ -75,7 +75,8 @@ def to_quality(
 def _threshold(w: np.ndarray, m: np.ndarray, share: float) -> float | None:
     """Gives a number between the magnitudes that die and those that live."""
     dead = dead_number(share, m.size) - np.count_nonzero(~m)
-    magnitudes = np.sort(np.abs(w[m]).astype(np.float64))
+    live = w[m] if np.iscomplexobj(w) else w[m].astype(np.float64)  # |-128|
+    magnitudes = np.sort(np.abs(live).astype(np.float64))
     if dead <= 0 or not magnitudes.size:
         return None
     least = magnitudes[dead]  # that lives; those tied with it live too

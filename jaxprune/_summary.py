@@ -1,6 +1,7 @@
 """What is pruned and what is not, leaf by leaf, on the host."""
 
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -129,14 +130,13 @@ def get_mask(opt_state: Any) -> Mask:
     """Finds the mask in an optimizer's state, as plain arrays in the params' structure.
 
     Looks through `chain`, `MultiSteps`, `apply_if_finite`, `masked` and the like;
-    merges the parts of `optax.partition`; unwraps the variables of an `nnx.Optimizer`,
-    whose `opt_state` it takes.
+    merges the parts of `optax.partition`, and of one `prune` around another; unwraps
+    the variables of an `nnx.Optimizer`, whose `opt_state` it takes.
 
     Raises:
       ValueError: if there is no `PruneState`, or if two of them cover the same leaf.
     """
-    is_state = lambda x: isinstance(x, PruneState)
-    found = [x for x in jax.tree.leaves(opt_state, is_leaf=is_state) if is_state(x)]
+    found = list(_states(opt_state))
     if not found:
         raise ValueError(
             "the optimizer state holds no PruneState; expected that of an optimizer "
@@ -148,6 +148,14 @@ def get_mask(opt_state: Any) -> Mask:
     return jax.tree.map(
         lambda m: None if _is_empty(m) else m, merged, is_leaf=_is_empty
     )
+
+
+def _states(opt_state: Any) -> Iterator[PruneState]:
+    is_state = lambda x: isinstance(x, PruneState)
+    for x in jax.tree.leaves(opt_state, is_leaf=is_state):
+        if is_state(x):
+            yield x
+            yield from _states(x.inner_state)
 
 
 def _is_empty(x: Any) -> bool:

@@ -121,6 +121,22 @@ def test_a_path_that_ends_like_another(dead_is_short):
     assert trace["a"]["kernel"].any() == dead_is_short
 
 
+@pytest.mark.parametrize("dead_is_short", [True, False])
+def test_a_layer_named_as_a_field_of_the_state(dead_is_short):
+    """Adam's moments of "kernel" lie at mu, kernel, as "kernel" of a layer mu does."""
+    params = {"kernel": jnp.ones((2, 2)), "mu": {"kernel": jnp.ones((2, 2))}}
+    mask = jax.tree.map(lambda p: jnp.ones((2, 2), bool), params)
+    if dead_is_short:
+        mask["kernel"] = ~mask["kernel"]
+    else:
+        mask["mu"]["kernel"] = ~mask["mu"]["kernel"]
+    state = jax.tree.map(lambda x: x + 1, optax.adam(0.1).init(params))
+    adam = jaxprune.reset_moments(state, params, mask)[0]
+    for moments in (adam.mu, adam.nu):
+        assert moments["kernel"].any() != dead_is_short
+        assert moments["mu"]["kernel"].any() == dead_is_short
+
+
 def test_a_key_that_holds_a_slash():
     """The moments of "a/kernel" are not those of "kernel" in "a"."""
     params = {"a/kernel": jnp.ones((2, 2)), "a": {"kernel": jnp.ones((2, 2))}}

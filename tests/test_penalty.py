@@ -58,6 +58,7 @@ def test_the_dead_do_not_count(name, dead):
     value, grads = jax.value_and_grad(PENALTIES[name][0])(params, mask)
     assert float(value) == (1.0 if name == "l1" else 0.5)
     np.testing.assert_array_equal(grads["b"], [0.0])
+    np.testing.assert_array_equal(grads["w"], [[1.0, 0.0]])
 
 
 @pytest.mark.parametrize("name", PENALTIES)

@@ -184,10 +184,12 @@ def test_gradients_that_do_not_fit(grads, message):
         jax.eval_shape(tx.update, grads, tx.init(params), params)
 
 
-@pytest.mark.parametrize("name", ["mask", "step"])
+@pytest.mark.parametrize("name", ["grads", "mask", "step"])
 def test_extra_arguments_of_names_that_are_taken(name):
+    tx = jaxprune.prune(optax.sgd(0.1), CUT)
+    state, extra = tx.init(PARAMS), {name: 3}
     with pytest.raises(ValueError, match=f"update got {name}, which a schedule is"):
-        step(jaxprune.prune(optax.sgd(0.1), CUT), **{name: 3})
+        tx.update(PARAMS, state, PARAMS, **extra)
 
 
 def test_heals_what_was_changed_from_outside():

@@ -231,6 +231,13 @@ def test_a_solution_prunes_to_its_total_and_is_a_base():
     assert around.value == pytest.approx(dense - float(evaluate(pruned)), rel=1e-4)
 
 
+def test_quality_of_the_least_integer():
+    params = {"w": jnp.array([[-128, 5], [3, 100]], jnp.int8)}
+    mask = {"w": jnp.ones((2, 2), bool)}
+    quality = jaxprune.to_quality(params, mask, {"w": 0.5}, std={"w": 1.0})
+    assert quality == {"w": (5 + 100) / 2}
+
+
 @pytest.mark.slow
 def test_quality_kills_what_the_sparsity_kills():
     params = jax.tree.map(lambda w: jnp.round(w, 2), make_params())  # ties

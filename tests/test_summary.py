@@ -162,6 +162,22 @@ def test_get_mask_refuses_two_masks_of_one_leaf():
         jaxprune.get_mask(state)
 
 
+def test_get_mask_of_one_prune_around_another():
+    only = lambda glob: lambda p: jaxprune.dense_mask(p, jaxprune.where(glob))
+    inner = jaxprune.prune(optax.adam(0.1), CUT, only("fc1/kernel"))
+    tx = jaxprune.prune(optax.chain(optax.clip(1.0), inner), CUT, only("fc2/kernel"))
+    updates, state = tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+    params = optax.apply_updates(PARAMS, updates)
+    expected = jaxprune.prune_now(PARAMS, CUT)[1]
+    chex.assert_trees_all_equal(jaxprune.get_mask(state), expected)
+    jaxprune.verify(params, state)
+    with pytest.raises(ValueError, match="fc1/kernel"):
+        jaxprune.verify({"fc1": PARAMS["fc1"], "fc2": params["fc2"]}, state)
+    twice = jaxprune.prune(inner, jaxprune.hold)
+    with pytest.raises(ValueError, match="two PruneStates cover the same leaf"):
+        jaxprune.get_mask(twice.init(PARAMS))
+
+
 def test_verify_counts_and_names_the_first_leaf():
     pruned_params, mask = jaxprune.prune_now(PARAMS, CUT)
     state = pruned(schedule=jaxprune.hold).init(PARAMS)._replace(mask=mask)
