@@ -1,6 +1,5 @@
 """Checks of arguments, and what they say: what several modules share."""
 
-import math
 import numbers
 from typing import Any
 
@@ -18,16 +17,23 @@ def is_number(x: Any) -> bool:
 def whole(name: str, value: Any, endless: bool = False) -> int:
     """Gives a number of steps as an integer, be it written 3, 3.0 or jnp.int32(3).
 
-    Where it may be `endless`, infinity is the last step that can be counted.
+    Where it may be `endless`, infinity and what is beyond the last step that can be
+    counted are that step.
 
     Raises:
-      ValueError: if it is negative or not whole: no step would ever equal it.
+      ValueError: if it is negative, not whole or beyond that: no step would equal it.
     """
-    if endless and is_number(value) and value == math.inf:
-        return np.iinfo(np.int32).max
+    last = np.iinfo(np.int32).max
+    if endless and is_number(value) and value >= last:
+        return last
     if not (is_number(value) and value >= 0 and value % 1 == 0):
         raise ValueError(
             f"{name} is {value!r}, expected at least 0, a whole number of steps."
+        )
+    if value > last:
+        raise ValueError(
+            f"{name} is {value!r}, expected at most {last}: steps are counted in 32 "
+            "bits."
         )
     return int(value)
 

@@ -59,6 +59,7 @@ def every(
     """
     check_schedule(schedule)
     check_integer("period", period, 1)
+    period = whole("period", period)
     first = whole("begin", begin)
     last = None if end is None else whole("end", end, endless=True)
     if last is not None and last < first:

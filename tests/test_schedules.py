@@ -55,6 +55,8 @@ def deaths(schedule, steps):
     (jaxprune.every(2, kill_one, begin=1, end=4), [0, 1, 1, 2, 2, 2, 2]),
     (jaxprune.every(3, kill_one, begin=2, end=2), [0, 0, 1, 1, 1, 1, 1]),
     (jaxprune.every(3, kill_one, end=np.inf), [1, 1, 1, 2, 2, 2, 3]),
+    (jaxprune.every(3, kill_one, end=10**10), [1, 1, 1, 2, 2, 2, 3]),
+    (jaxprune.then((10**10, kill_one)), [1, 2, 3, 4, 5, 6, 7]),
     (jaxprune.then((5, jaxprune.hold), (np.inf, kill_one)), [0, 0, 0, 0, 0, 1, 2]),
     (jaxprune.every(2, jaxprune.every(3, kill_one)), [1, 1, 1, 1, 1, 1, 2]),
     (jaxprune.then((3, kill_one)), [1, 2, 3, 3, 3, 3, 3]),
@@ -160,6 +162,9 @@ def test_schedules_of_steps_trained():
     (lambda: jaxprune.then(), r"then\(\) got the steps \[\], expected at least one"),
     (lambda: jaxprune.then((0, kill_one)), r"the steps \[0\]"),
     (lambda: jaxprune.then((5, kill_one), (5, kill_one)), r"\[5, 5\].*increasing"),
+    (lambda: jaxprune.once(2**31, kill_one), "step is 2147483648, expected at most"),
+    (lambda: jaxprune.every(1, kill_one, begin=10**10), "begin is .*expected at most"),
+    (lambda: jaxprune.every(2**31, kill_one), "period is 2147483648, expected at mos"),
 ])  # fmt: skip
 def test_errors(make, message):
     with pytest.raises(ValueError, match=message):
