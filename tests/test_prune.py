@@ -184,6 +184,20 @@ def test_gradients_that_do_not_fit(grads, message):
         jax.eval_shape(tx.update, grads, tx.init(params), params)
 
 
+def test_one_none_for_a_subtree_and_a_schedule_of_ones_own():
+    def schedule(params, mask, step, **extra):
+        keep = lambda w, m: m & (w > 0)
+        return jaxprune.map_masked(keep, params, mask, elsewhere=lambda w: None)
+
+    mask = jaxprune.dense_mask(PARAMS) | {"fc1": None}
+    tx = jaxprune.prune(optax.sgd(0.1), schedule, mask)
+    _, state = tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+    assert jax.tree.leaves(state.mask["fc1"]) == []
+    np.testing.assert_array_equal(
+        state.mask["fc2"]["kernel"], np.asarray(PARAMS["fc2"]["kernel"]) > 0
+    )
+
+
 @pytest.mark.parametrize("name", ["grads", "mask", "step"])
 def test_extra_arguments_of_names_that_are_taken(name):
     tx = jaxprune.prune(optax.sgd(0.1), CUT)
