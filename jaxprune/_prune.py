@@ -199,8 +199,8 @@ def _first_mask(params: Params, mask: Any) -> Mask:
     if callable(mask) and jax.tree_util.all_leaves([mask]):
         mask = mask(params)
     check_mask(params, mask)
-    # A copy, so that donating the optimizer state leaves the caller's mask alone, with a
-    # None for each leaf, where one may have stood for a whole subtree.
+    # A copy, so that donating the optimizer state leaves the caller's mask alone; with
+    # a None for each leaf, where one may have stood for a whole subtree.
     return map_masked(
         lambda p, m: jnp.array(m, copy=True), params, mask, elsewhere=lambda p: None
     )
