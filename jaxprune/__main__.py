@@ -19,7 +19,7 @@ def main(args: list[str] | None = None) -> int:
             description="What to do with a file of pruned weights, and no program.",
             args=args,
         )
-        sys.stdout.flush()
+        print(end="", flush=True)
     except BrokenPipeError:
         # Who reads what is printed has read enough, as `head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

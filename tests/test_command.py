@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 
 import chex
 import jax
@@ -199,14 +200,10 @@ def test_ctrl_c(given, monkeypatch, capsys):
 
 
 def test_a_reader_that_has_read_enough(given):
-    code = f"inspect {given} --json".split()
-    ran = subprocess.run(
-        f"{sys.executable} -m jaxprune {' '.join(code)} | true",
-        shell=True,
-        capture_output=True,
-        text=True,
-    )
-    assert not ran.stderr
+    command = f"{sys.executable} -m jaxprune inspect {given} --json"
+    run = partial(subprocess.run, shell=True, capture_output=True, text=True)
+    assert not run(f"{command} | true").stderr
+    assert not run(f"{command} >&-").stderr  # no output at all
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ OURS = "jaxprune"
 # Both with --threads: the transform of photographs in memory, and the whole.
 BARE = "transform"
 PIPELINE = "pipeline"
+THREADED = (BARE, PIPELINE)
 TASKS: dict[str, tuple[Convention, bool]] = {
     f"{convention} {'train' if train else 'eval'}": (convention, train)
     for convention in ("caffe", "torchvision")
@@ -107,6 +108,7 @@ def measure(source: Source, files: list[bytes], options: Options) -> dict[str, A
     """
     size, count = options.block, len(files) // options.block
     blocks = [files[i * size : (i + 1) * size] for i in range(count)]
+    threads = options.threads or usable_cores()
     functions: dict[tuple[str, str], Callable[[int], int]] = {}
 
     def add(task: str, name: str, one: Callable[[bytes], Any]) -> None:
@@ -122,7 +124,6 @@ def measure(source: Source, files: list[bytes], options: Options) -> dict[str, A
             if name != OURS:
                 transform = plain_transform(name, convention, train=train, resize=256)
             add(task, name, _into(transform, crop))
-        threads = options.threads or usable_cores()
         functions[task, BARE] = _bare(files, ours, crop, threads)
         part = First(source, len(files))
         functions[task, PIPELINE] = _pipeline(part, ours, crop, options.batch, threads)
@@ -221,7 +222,7 @@ def make_rows(times: dict[Any, Any], options: Options) -> list[dict[str, Any]]:
                     a / c for a, (_, c) in zip(ours, pairs, strict=True)
                 ),
                 "threads": (options.threads or usable_cores())
-                if name in (BARE, PIPELINE)
+                if name in THREADED
                 else 1,
             }
         )
@@ -307,7 +308,7 @@ def report(
         table.add_row(
             row["task"],
             f"{row['name']}, {row['threads']} threads"
-            if row["name"] in (BARE, PIPELINE)
+            if row["name"] in THREADED
             else row["name"],
             f"{row['per_second']:.0f}",
             f"{row['per_core']:.0f}",

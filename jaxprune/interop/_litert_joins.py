@@ -82,10 +82,8 @@ def _among_constants(walk: Walk, step: Step) -> View:
 
     Activations have borders of zeros where the constants are, which are added.
     """
-    axis, shape = (
-        step.params.get("dimension"),
-        walk.program.types[step.outputs[0]].shape,
-    )
+    axis = step.params.get("dimension")
+    shape = walk.program.types[step.outputs[0]].shape
     if not axis:
         raise ValueError("activations are put together with constants along no axis")
     constants, parts, at = np.zeros(shape, np.float32), [], 0

@@ -124,11 +124,12 @@ def add_product(
         active = math.fsum(map(math.prod, zip(known, sizes, strict=True)))
         active /= max(1, sum(sizes))
     flop = per_example(product.flop, examples)
+    # A matrix may have no columns.
     every = max(1, sum(total for total, _ in entries.values()))
+    held = max(1, product.entries)
     for leaf, (total, alive) in entries.items():
         path, shape, size, kept = found.leaves[leaf]
-        each = max(product.entries, 1)  # a matrix may have no columns
-        dense, live = flop * total // each, flop * alive // each
+        dense, live = flop * total // held, flop * alive // held
         outputs, units = (
             per_example(product.outputs, examples),
             _units(found, leaf, examples),
